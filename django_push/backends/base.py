@@ -1,0 +1,351 @@
+"""The contract of a backend, and what all providers' answers have in common.
+
+A backend is pure: it builds requests, reads replies and touches neither network nor database. A
+third party's is a subclass that fills in ``fields``, ``encode``, ``request`` and ``read``; the
+tests in ``django_push.testing.contract`` hold it to what the sending path relies on.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+from urllib.parse import urlsplit
+
+from django_push.exceptions import InvalidPushBackend
+from django_push.message import PushMessage
+from django_push.outcomes import Outcome, Target, TargetKind, Ticket, cut
+from django_push.retry import parse_retry_after
+from django_push.wire import (
+    Failure,
+    Group,
+    Parsed,
+    ParsedReceipts,
+    Reply,
+    Request,
+    ServiceAccountAuth,
+    StaticAuth,
+)
+
+#: The longest token that is taken. Real ones have 40 to 300 characters.
+MAX_TOKEN_LENGTH = 4096
+#: What Apple and Google carry, in bytes of keys and values.
+MAX_PAYLOAD = 4096
+#: The same for a topic or condition.
+MAX_TOPIC_PAYLOAD = 2048
+_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+
+
+class Verdict(NamedTuple):
+    """What a provider says about one token, before it is known which: a Ticket without its target."""
+
+    outcome: Outcome
+    code: str = ""
+    detail: str = ""
+    id: str = ""
+    retry_after: float | None = None
+    replacement: str = ""
+    about_project: bool = False
+
+
+class BasePushBackend:
+    """What sending asks of a provider.
+
+    ``timeout`` is the total deadline of one request in seconds, ``max_connections`` the most requests
+    in flight, ``proxy`` the URL of an HTTP proxy, ``ca_bundle`` the path of a PEM file to trust in
+    place of the usual authorities (a relay of your own). Raises InvalidPushBackend for a bad option.
+    """
+
+    #: The provider's name: the key of ``provider_options``, and the emulator's.
+    provider: ClassVar[str]
+    #: Which class does the I/O: a dotted path.
+    transport: ClassVar[str] = "django_push.transport.http.RequestsTransport"
+    #: Where the emulator serves this provider.
+    emulator_path: ClassVar[str] = ""
+    #: Which fields of a PushMessage can it express?
+    fields: frozenset[str] = frozenset()
+    #: To what can it send?
+    kinds: frozenset[str] = frozenset({TargetKind.TOKEN})
+    #: How many recipients fit into one request?
+    recipients_per_request: int = 1
+    #: Does it say more about accepted tickets later?
+    has_receipts: ClassVar[bool] = False
+    #: Options at the top level of ``provider_options`` that would change who gets the message.
+    reserved_options: ClassVar[frozenset[str]] = frozenset()
+    #: The form of a token, as a whole.
+    token_form: ClassVar[re.Pattern[str]] = re.compile(r"[!-~]+")
+
+    def __init__(
+        self,
+        *,
+        alias: str,
+        endpoint: str,
+        timeout: float = 15.0,
+        max_connections: int = 8,
+        proxy: str | None = None,
+        ca_bundle: str | None = None,
+    ) -> None:
+        self.alias = alias
+        self.endpoint = self._url("endpoint", endpoint)
+        if not _is_number(timeout) or not 0 < timeout <= 600:
+            raise self.invalid("timeout must be more than 0 and at most 600 seconds.")
+        if type(max_connections) is not int or not 1 <= max_connections <= 1000:
+            raise self.invalid("max_connections must be 1 to 1000.")
+        if proxy is not None and urlsplit(proxy).scheme not in ("http", "https"):
+            raise self.invalid("proxy must be an http:// or https:// URL.")
+        self.timeout = float(timeout)
+        self.max_connections = max_connections
+        self.proxy = proxy
+        self.ca_bundle = ca_bundle
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.alias!r}>"
+
+    # --- who and what can it say ------------------------------------------------------------------
+
+    @property
+    def auth(self) -> StaticAuth | ServiceAccountAuth | None:
+        """What the Authorization header is made of; None sends none."""
+        return None
+
+    def accepts(self, token: object) -> bool:
+        """Whether the token has the form of this provider's tokens."""
+        return (
+            isinstance(token, str)
+            and len(token) <= MAX_TOKEN_LENGTH
+            and self.token_form.fullmatch(token) is not None
+        )
+
+    def refuse_target(self, target: Target) -> Verdict | None:
+        """Return why this target cannot be sent to, or None."""
+        if target.kind not in self.kinds:
+            return Verdict(Outcome.REJECTED, "UnsupportedTarget", f"no {target.kind} at this provider")
+        if target.is_token and not self.accepts(target.value):
+            return Verdict(Outcome.INVALID_TOKEN, "Malformed", "not the form of this provider's tokens")
+        return None
+
+    def refuse_message(self, message: PushMessage, kind: str) -> Verdict | None:
+        """Return why the provider is sure to refuse this message to a target of this kind, or None.
+
+        Asked once per message and kind, not per token.
+        """
+        reserved = self.reserved_options & self.options(message).keys()
+        if reserved:
+            return rejected("InvalidOption", f"provider_options must not name {min(reserved)!r}")
+        is_token = kind in (TargetKind.TOKEN, TargetKind.FID)
+        if payload_size(message) > (most := MAX_PAYLOAD if is_token else MAX_TOPIC_PAYLOAD):
+            return rejected("MessageTooBig", f"over {most} bytes of keys and values")
+        return None
+
+    def options(self, message: PushMessage) -> Mapping[str, Any]:
+        """Return what the message says to this provider alone."""
+        return message.provider_options.get(self.provider, {})
+
+    # --- out --------------------------------------------------------------------------------------
+
+    def build(self, groups: Iterable[Group]) -> Iterator[Request]:
+        """Yield the requests that say each message to its targets. Each target is in one request.
+
+        Tokens share requests as far as the provider lets them; a topic or condition has its own.
+        """
+        for message, targets in groups:
+            encoded = self.encode(message)
+            tokens = [target for target in targets if target.is_token]
+            for part in chunks(tokens, self.recipients_per_request):
+                yield self.request([(message, part)], encoded)
+            for target in targets if len(tokens) < len(targets) else ():
+                if not target.is_token:
+                    yield self.request([(message, [target])], encoded)
+
+    def encode(self, message: PushMessage) -> Any:
+        """Return what all requests of a message share, so that it is encoded once."""
+        raise NotImplementedError
+
+    def request(self, groups: Sequence[Group], encoded: Any) -> Request:
+        """Return one request for these groups, the first message already encoded."""
+        raise NotImplementedError
+
+    # --- and back ---------------------------------------------------------------------------------
+
+    def parse(self, request: Request, reply: Reply) -> Parsed:
+        """Read the provider's answer: one ticket for each target, or a request to send it again.
+
+        Never raises, whatever the reply holds. An answer for another number of targets than were
+        asked about says nothing about any of them.
+        """
+        if reply.failure is not None:
+            return self._same(request, _FAILURES[reply.failure], reply.reason)
+        found = self.read(request, reply)
+        if isinstance(found, Parsed):
+            return found
+        if isinstance(found, Verdict):
+            return Parsed(self.tickets(request, [found] * len(request.targets)))
+        if len(found) != len(request.targets):
+            return self._same(request, Outcome.UNKNOWN, "WrongCount")
+        return Parsed(self.tickets(request, found))
+
+    def read(self, request: Request, reply: Reply) -> Verdict | Sequence[Verdict] | Parsed:
+        """Return a verdict about the whole request, one per target in order, or what to resend."""
+        raise NotImplementedError
+
+    def tickets(self, request: Request, verdicts: Sequence[Verdict]) -> list[Ticket]:
+        """Pair verdicts with the request's targets. Ids that came twice are ids of nothing."""
+        ids = [verdict.id for verdict in verdicts if verdict.id]
+        twice = {i for i, n in Counter(ids).items() if n > 1} if len(set(ids)) < len(ids) else ()
+        return [
+            Ticket(
+                target=target,
+                outcome=verdict.outcome,
+                backend=self.alias,
+                id="" if verdict.id in twice else verdict.id,
+                code=verdict.code,
+                detail=verdict.detail,
+                retry_after=verdict.retry_after,
+                replacement=verdict.replacement if verdict.replacement != target.value else "",
+                project=target.project if request.generation else "",
+                about_project=verdict.about_project,
+            )
+            for target, verdict in zip(request.targets, verdicts, strict=True)
+        ]
+
+    def ticket(self, target: Target, verdict: Verdict) -> Ticket:
+        """Return the ticket of a target that is not sent to."""
+        return Ticket(
+            target=target,
+            outcome=verdict.outcome,
+            backend=self.alias,
+            code=verdict.code,
+            detail=verdict.detail,
+        )
+
+    def refusal(self, reply: Reply, *, code: str = "", detail: object = "") -> Verdict:
+        """Read an HTTP status that is no success. ``code`` is the provider's word, if it said one.
+
+        A 500 or 503 is the provider's own answer only with its error body or a Retry-After; else,
+        and for any other 5xx, a proxy may have spoken after the push had been taken.
+        """
+        status = reply.status
+        wait = parse_retry_after(reply.headers.get("retry-after"))
+        outcome = _STATUSES.get(status)
+        if outcome is None and 400 <= status < 500:
+            outcome = Outcome.REJECTED
+        if outcome is None or (outcome is Outcome.UNAVAILABLE and not code and wait is None):
+            outcome = Outcome.UNKNOWN
+        retry_after = wait if outcome.is_retryable else None
+        return Verdict(
+            outcome,
+            cut(code or f"HTTP {status}"),
+            cut(detail),
+            retry_after=retry_after,
+            about_project=status == 429,
+        )
+
+    def build_receipts(self, ids: Sequence[str]) -> Iterator[Request]:
+        """Yield the requests that ask for the receipts of these tickets."""
+        return iter(())
+
+    def parse_receipts(self, request: Request, reply: Reply) -> ParsedReceipts:
+        """Read the answer to a request of ``build_receipts``. Never raises."""
+        raise NotImplementedError
+
+    # --- for subclasses ---------------------------------------------------------------------------
+
+    def invalid(self, message: str) -> InvalidPushBackend:
+        """Return the error that names this alias."""
+        return InvalidPushBackend(message, alias=self.alias)
+
+    def _same(self, request: Request, outcome: Outcome, code: str) -> Parsed:
+        return Parsed(self.tickets(request, [Verdict(outcome, code)] * len(request.targets)))
+
+    def _url(self, name: str, url: object) -> str:
+        """Return the URL without a final slash. It is https, or http to this machine."""
+        parts = urlsplit(url) if isinstance(url, str) else None
+        if parts is None or not parts.hostname or parts.scheme not in ("http", "https"):
+            raise self.invalid(f"{name} must be an https:// URL.")
+        if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+            raise self.invalid(f"{name} must be https; plain http goes to a loopback address only.")
+        if parts.username or parts.password:
+            raise self.invalid(f"{name} must not hold a user name or password.")
+        return parts.geturl().rstrip("/")
+
+
+_FAILURES = {
+    Failure.NEVER_SENT: Outcome.NOT_SENT,
+    Failure.MAYBE_SENT: Outcome.UNKNOWN,
+    Failure.NO_CREDENTIALS: Outcome.CREDENTIALS_REJECTED,
+}
+_STATUSES = {
+    401: Outcome.CREDENTIALS_REJECTED,
+    403: Outcome.CREDENTIALS_REJECTED,
+    429: Outcome.RATE_LIMITED,
+    500: Outcome.UNAVAILABLE,
+    503: Outcome.UNAVAILABLE,
+}
+
+
+def rejected(code: str, detail: str) -> Verdict:
+    """Return the verdict about a message that is refused before it is sent."""
+    return Verdict(Outcome.MESSAGE_REJECTED, code, detail)
+
+
+def chunks(targets: Sequence[Target], size: int) -> Iterator[Sequence[Target]]:
+    """Cut a sequence into parts of at most ``size``."""
+    for start in range(0, len(targets), size):
+        yield targets[start : start + size]
+
+
+def dumps(value: object) -> str:
+    """Return compact JSON."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=dict)
+
+
+def loads(body: bytes) -> Any:
+    """Return what the JSON says, or None for anything that is not JSON."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with ``over`` laid upon it, object by object."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        both = isinstance(old, dict) and isinstance(value, Mapping)
+        merged[key] = merge(old, value) if both else value  # type: ignore[arg-type]  # both says so
+    return merged
+
+
+def stringify(data: Mapping[str, Any]) -> dict[str, str]:
+    """Return data as the string-to-string map that FCM demands and GCM recommends.
+
+    A string stays; anything else becomes its JSON text: ``17`` → ``"17"``, ``True`` → ``"true"``,
+    ``None`` → ``"null"``, ``{"a": 1}`` → ``'{"a":1}'``.
+    """
+    return {key: value if isinstance(value, str) else dumps(value) for key, value in data.items()}
+
+
+def payload_size(message: PushMessage) -> int:
+    """Return the least bytes of keys and values that the message takes on the device.
+
+    It never overstates: what is over the limit here is over the provider's, which has the last word.
+    """
+    texts = [str(t) for t in (message.title, message.body, message.subtitle) if t is not None]
+    for key, value in stringify(message.data or {}).items():
+        texts += (key, value)
+    return sum(len(text.encode()) for text in texts)
+
+
+def reserved_key(message: PushMessage) -> str:
+    """Return a key of ``data`` that Google's services keep to themselves, or ""."""
+    for key in message.data or {}:
+        if key in ("from", "message_type") or key.startswith(("google", "gcm")):
+            return key
+    return ""
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,347 @@
+"""Expo's push service: what it is told, and what its tickets, errors and receipts mean.
+
+Source of the protocol facts: Expo's documentation "Send notifications with the Expo Push Service"
+and the behaviour of its Node SDK 6.1.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from django.views.decorators.debug import sensitive_variables
+
+from django_push.backends.base import (
+    BasePushBackend,
+    Verdict,
+    dumps,
+    loads,
+    merge,
+)
+from django_push.message import PushMessage
+from django_push.outcomes import Outcome, Receipt, Target, cut
+from django_push.retry import parse_retry_after
+from django_push.wire import Group, Parsed, ParsedReceipts, Reply, Request, Secret, StaticAuth
+
+#: Expo's words, in tickets, receipts and request errors alike. What is missing is REJECTED.
+CODES = {
+    "DeviceNotRegistered": Outcome.UNREGISTERED,
+    "MismatchSenderId": Outcome.SENDER_MISMATCH,
+    "MessageTooBig": Outcome.MESSAGE_REJECTED,
+    "DeveloperError": Outcome.MESSAGE_REJECTED,
+    "VALIDATION_ERROR": Outcome.MESSAGE_REJECTED,
+    "API_ERROR": Outcome.MESSAGE_REJECTED,
+    "InvalidCredentials": Outcome.PROVIDER_SETUP,
+    "UNAUTHORIZED": Outcome.CREDENTIALS_REJECTED,
+    "invalid_token": Outcome.CREDENTIALS_REJECTED,
+    "MessageRateExceeded": Outcome.RATE_LIMITED,
+    "TOO_MANY_REQUESTS": Outcome.RATE_LIMITED,
+    "ProviderError": Outcome.UNAVAILABLE,
+    "ExpoError": Outcome.UNAVAILABLE,
+}
+MIXED_PROJECTS = "PUSH_TOO_MANY_EXPERIENCE_IDS"
+#: How often a request may come back in smaller parts: two single out one message each, and 2**7
+#: parts are one message of 100 each.
+MAX_GENERATION = 9
+#: Bodies above this are sent compressed, as Expo's own SDK does. Bytes.
+GZIP_ABOVE = 1024
+#: The documented most of one request for receipts.
+RECEIPTS_PER_REQUEST = 1000
+
+#: PushMessage's fields by Expo's names.
+_NAMES = {
+    "title": "title",
+    "body": "body",
+    "subtitle": "subtitle",
+    "data": "data",
+    "icon": "icon",
+    "sound": "sound",
+    "badge": "badge",
+    "ttl_seconds": "ttl",
+    "priority": "priority",
+    "collapse_key": "collapseId",
+    "tag": "tag",
+    "channel_id": "channelId",
+    "category": "categoryId",
+    "interruption_level": "interruptionLevel",
+    "content_available": "_contentAvailable",
+    "mutable_content": "mutableContent",
+}
+
+
+class ExpoBackend(BasePushBackend):
+    """Sends through Expo. ``access_token`` is needed only with "enhanced push security" switched on."""
+
+    provider = "expo"
+    emulator_path = "/--/api/v2/push"
+    fields = frozenset(_NAMES) - {"ttl_seconds"} | {"ttl", "image"}
+    recipients_per_request = 100
+    has_receipts = True
+    reserved_options = frozenset({"to"})
+    token_form = re.compile(
+        r"Expo(?:nent)?PushToken\[[!-Z\\^-~]+\]"
+        r"|[A-Za-z\d]{8}-[A-Za-z\d]{4}-[A-Za-z\d]{4}-[A-Za-z\d]{4}-[A-Za-z\d]{12}"
+    )
+
+    @sensitive_variables()
+    def __init__(
+        self,
+        *,
+        access_token: str | None = None,
+        endpoint: str = "https://exp.host/--/api/v2/push",
+        max_connections: int = 6,
+        **common: Any,
+    ) -> None:
+        super().__init__(endpoint=endpoint, max_connections=max_connections, **common)
+        if access_token is not None and not (isinstance(access_token, str) and access_token):
+            raise self.invalid("access_token must be a string with something in it.") from None
+        self._auth = StaticAuth(header=Secret(f"Bearer {access_token}")) if access_token else None
+
+    @property
+    def auth(self) -> StaticAuth | None:
+        return self._auth
+
+    # --- out --------------------------------------------------------------------------------------
+
+    def build(self, groups: Iterable[Group]) -> Iterator[Request]:
+        """Yield requests of at most 100 recipients, of one project each, mixing messages freely."""
+        for part in _packed(groups, self.recipients_per_request):
+            yield self._request(part)
+
+    def encode(self, message: PushMessage) -> str:
+        """Return the message as Expo's JSON object without its opening brace and recipients."""
+        fields = {
+            name: value for field, name in _NAMES.items() if (value := getattr(message, field)) is not None
+        }
+        if message.image is not None:
+            fields["richContent"] = {"image": message.image}
+        return dumps(merge(fields, self.options(message)))[1:]
+
+    def _request(self, groups: Sequence[Group], generation: int = 0) -> Request:
+        encoded: dict[int, str] = {}
+        parts = []
+        for message, targets in groups:
+            said = encoded.get(id(message)) or encoded.setdefault(id(message), self.encode(message))
+            to = dumps([target.value for target in targets])
+            parts.append(f'{{"to":{to}{"" if said == "}" else ","}{said}')
+        return self._post("send", f"[{','.join(parts)}]", groups=groups, generation=generation)
+
+    def _post(self, action: str, text: str, **about: Any) -> Request:
+        body, headers = text.encode(), {"Content-Type": "application/json"}
+        if len(body) > GZIP_ABOVE:
+            body = gzip.compress(body, 1, mtime=0)
+            headers["Content-Encoding"] = "gzip"
+        return Request(url=f"{self.endpoint}/{action}", body=body, headers=headers, **about)
+
+    # --- and back ---------------------------------------------------------------------------------
+
+    def read(self, request: Request, reply: Reply) -> Verdict | Sequence[Verdict] | Parsed:
+        payload = loads(reply.body)
+        if error := _request_error(payload):
+            return self._request_failed(request, reply, error)
+        if reply.status != 200:
+            return self.refusal(reply)
+        entries = payload.get("data") if isinstance(payload, dict) else None
+        if isinstance(entries, dict):  # one recipient may be answered with an object, not a list
+            entries = [entries]
+        if not isinstance(entries, list):
+            return Verdict(Outcome.UNKNOWN, "Unreadable")
+        if _is_misaligned(request.targets, entries):
+            return Verdict(Outcome.UNKNOWN, "Misaligned", "an answer names another token")
+        return [_verdict(entry) for entry in entries]
+
+    def _request_failed(self, request: Request, reply: Reply, error: Mapping[str, Any]) -> Verdict | Parsed:
+        """Read an answer that refuses the whole request."""
+        code = cut(error.get("code") or "")
+        if code == MIXED_PROJECTS and (parts := _by_project(request, error.get("details"))):
+            return self._resend(request, parts)
+        if code == "VALIDATION_ERROR" and request.generation < MAX_GENERATION:
+            isolated = self._isolate(request, error)
+            if isolated is not None:
+                return isolated
+        verdict = self.refusal(reply, code=code or "errors", detail=error.get("message") or "")
+        known = CODES.get(code, Outcome.REJECTED)
+        # A whole request is never about one token, so no code of it may be a token's death; and
+        # what a 5xx means is in its status.
+        if reply.status >= 500 or known.is_dead or verdict.outcome.is_retryable:
+            return verdict
+        if verdict.outcome in (Outcome.REJECTED, Outcome.UNKNOWN):
+            return verdict._replace(outcome=known, about_project=known is Outcome.RATE_LIMITED)
+        return verdict
+
+    def _resend(self, request: Request, parts: Iterable[Sequence[Group]]) -> Parsed:
+        return Parsed(resend=[self._request(part, request.generation + 1) for part in parts])
+
+    def _isolate(self, request: Request, error: Mapping[str, Any]) -> Parsed | None:
+        """Keep one bad message from blocking the others of its request.
+
+        The error names the place, as in ``"[3].data" must be of type object``: that message (or, for
+        ``[3].to[7]``, that one recipient) is refused and the rest sent again. Without a place the
+        messages are halved. None: there is only this message, and it is refused.
+        """
+        groups = list(request.groups)
+        place = re.search(r"\[(\d{1,3})\](?:\.to\[(\d{1,3})\])?", str(error.get("message", "")))
+        index = int(place[1]) if place else -1
+        if not place or index >= len(groups):
+            return self._resend(request, _halves(groups)) if len(groups) > 1 else None
+        message, targets = groups[index]
+        bad, good = targets, targets[:0]
+        if place[2] is not None and int(place[2]) < len(targets):
+            at = int(place[2])
+            bad, good = targets[at : at + 1], [*targets[:at], *targets[at + 1 :]]
+        rest = [*groups[:index], *([(message, good)] if good else []), *groups[index + 1 :]]
+        verdict = Verdict(Outcome.MESSAGE_REJECTED, "VALIDATION_ERROR", cut(error.get("message", "")))
+        parts = [rest] if request.generation < 2 else _halves(rest)
+        resent = self._resend(request, [part for part in parts if part])
+        return Parsed([self.ticket(target, verdict) for target in bad], resent.resend)
+
+    # --- receipts ---------------------------------------------------------------------------------
+
+    def build_receipts(self, ids: Sequence[str]) -> Iterator[Request]:
+        for start in range(0, len(ids), RECEIPTS_PER_REQUEST):
+            part = ids[start : start + RECEIPTS_PER_REQUEST]
+            yield self._post("getReceipts", dumps({"ids": part}), receipt_ids=part)
+
+    def parse_receipts(self, request: Request, reply: Reply) -> ParsedReceipts:
+        if reply.failure is not None:
+            return ParsedReceipts(failure=Outcome.UNAVAILABLE, code=reply.reason)
+        payload = _loads_first_wins(reply.body)
+        error = _request_error(payload)
+        data = payload.get("data") if isinstance(payload, dict) else None
+        if error or reply.status != 200 or not isinstance(data, dict):
+            code = cut((error or {}).get("code") or "")
+            refused = self.refusal(reply, code=code, detail=(error or {}).get("message") or "")
+            outcome = CODES.get(code, refused.outcome)
+            return ParsedReceipts(
+                failure=Outcome.REJECTED if outcome.is_dead else outcome,
+                code=refused.code,
+                detail=refused.detail,
+                retry_after=parse_retry_after(reply.headers.get("retry-after")),
+            )
+        asked = set(request.receipt_ids)
+        found = ((i, _verdict(entry)) for i, entry in data.items() if i in asked)
+        return ParsedReceipts(
+            receipts=[
+                Receipt(id=i, outcome=verdict.outcome, code=verdict.code, detail=verdict.detail)
+                for i, verdict in found
+                if verdict.outcome is not Outcome.UNKNOWN  # unreadable: ask again
+            ]
+        )
+
+
+def _packed(groups: Iterable[Group], size: int) -> Iterator[list[Group]]:
+    """Yield lists of groups with at most ``size`` recipients in all, of one project each."""
+    open_parts: dict[str, list[Group]] = {}
+    filled: dict[str, int] = {}
+    for message, targets in groups:
+        projects: dict[str, list[Target]] = {}
+        for target in targets:
+            projects.setdefault(target.project, []).append(target)
+        for project, members in projects.items():
+            while members:
+                part = open_parts.setdefault(project, [])
+                room = size - filled.get(project, 0)
+                part.append((message, members[:room]))
+                filled[project] = filled.get(project, 0) + len(members[:room])
+                members = members[room:]
+                if filled[project] == size:
+                    yield open_parts.pop(project)
+                    del filled[project]
+    yield from open_parts.values()
+
+
+def _request_error(payload: object) -> Mapping[str, Any] | None:
+    """Return the error of a whole request in either shape: ``errors`` or OAuth's ``error``."""
+    if not isinstance(payload, dict):
+        return None
+    errors = payload.get("errors")
+    if isinstance(errors, list) and errors and isinstance(errors[0], dict):
+        return errors[0]
+    if isinstance(payload.get("error"), str):
+        return {"code": payload["error"], "message": payload.get("error_description") or ""}
+    return None
+
+
+def _halves(groups: Sequence[Group]) -> tuple[Sequence[Group], Sequence[Group]]:
+    half = len(groups) // 2
+    return groups[:half], groups[half:]
+
+
+def _by_project(request: Request, details: object) -> list[list[Group]] | None:
+    """Regroup a request that mixed projects: by the answer's details, else token by token.
+
+    Nothing of such a request was sent. None when it has been tried token by token already.
+    """
+    if request.generation >= MAX_GENERATION or len(request.targets) < 2:
+        return None
+    project_of: dict[str, str] = {}
+    for project, tokens in details.items() if isinstance(details, dict) else ():
+        for token in tokens if isinstance(tokens, list) else ():
+            if isinstance(token, str):
+                project_of.setdefault(token, project[:255])
+    if request.generation or not project_of:
+        return [[(m, [t])] for m, targets in request.groups for t in targets]
+    parts: dict[str, list[Group]] = {}
+    for message, targets in request.groups:
+        members: dict[str, list[Target]] = {}
+        for target in targets:
+            project = project_of.get(target.value, "")
+            members.setdefault(project, []).append(target._replace(project=project))
+        for project, named in members.items():
+            parts.setdefault(project, []).append((message, named))
+    return list(parts.values())
+
+
+def _verdict(entry: object) -> Verdict:
+    """Read one ticket or receipt."""
+    if not isinstance(entry, dict):
+        return Verdict(Outcome.UNKNOWN, "Unreadable")
+    if entry.get("status") == "ok":
+        given = entry.get("id")
+        return Verdict(Outcome.ACCEPTED, id=given if isinstance(given, str) else "")
+    if entry.get("status") != "error":
+        return Verdict(Outcome.UNKNOWN, "Unreadable")
+    details = entry.get("details")
+    details = details if isinstance(details, dict) else {}
+    code, outcome = _classify(details)
+    return Verdict(outcome, cut(code), cut(entry.get("message") or ""))
+
+
+def _classify(details: Mapping[str, Any]) -> tuple[str, Outcome]:
+    """Return the code that decides, and its outcome: a nested provider's code before Expo's own.
+
+    A nested code never kills a token: Expo says DeviceNotRegistered itself when one is dead.
+    """
+    for provider in ("fcm", "apns"):
+        inner = details.get(provider)
+        code = inner.get("error") if isinstance(inner, dict) else None
+        if isinstance(code, str) and code in CODES and not CODES[code].is_dead:
+            return code, CODES[code]
+    code = details.get("error")
+    code = code if isinstance(code, str) else ""
+    return code, CODES.get(code, Outcome.REJECTED)
+
+
+def _is_misaligned(targets: Sequence[Target], entries: Sequence[object]) -> bool:
+    """Whether an error entry names another token than the one in its place."""
+    for target, entry in zip(targets, entries, strict=False):
+        details = entry.get("details") if isinstance(entry, dict) else None
+        named = details.get("expoPushToken") if isinstance(details, dict) else None
+        if isinstance(named, str) and _inner(named) != _inner(target.value):
+            return True
+    return False
+
+
+def _inner(token: str) -> str:
+    return token.partition("[")[2] or token
+
+
+def _loads_first_wins(body: bytes) -> Any:
+    """Read JSON in which, of a key that comes twice, the first value counts."""
+    try:
+        return json.loads(body, object_pairs_hook=lambda pairs: dict(reversed(pairs)))
+    except (ValueError, RecursionError):
+        return None

@@ -1,0 +1,1 @@
+"""What runs work later. Only the modules of this package import a queue."""

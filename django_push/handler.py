@@ -1,0 +1,185 @@
+"""From an alias in PUSH_BACKENDS to a backend that is ready to send."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from django.core.signals import setting_changed
+from django.utils.module_loading import import_string
+from django.views.decorators.debug import sensitive_variables
+
+from django_push.backends.base import BasePushBackend
+from django_push.conf import push_settings
+from django_push.credentials import ServiceAccountCredentials, StaticCredentials
+from django_push.exceptions import AmbiguousBackend, InvalidPushBackend
+from django_push.transport.base import Transport
+from django_push.wire import Reply, Request, ServiceAccountAuth, StaticAuth
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """A configured alias: the pure backend, and what carries its requests."""
+
+    backend: BasePushBackend
+    transport: Transport
+    credentials: StaticCredentials | ServiceAccountCredentials | None
+
+    def exchange(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Reply]]:
+        """Send requests with the alias's Authorization; see Transport.exchange."""
+        return self.transport.exchange(requests, self.credentials)
+
+    def renew_credentials(self) -> None:
+        """Get a new Authorization, if it is of a kind that expires."""
+        if self.credentials is not None:
+            self.credentials.renew()
+
+
+class PushBackendHandler:
+    """``push_backends["alias"]``: instances are made once per process and reset with the settings.
+
+    Raises InvalidPushBackend, which names the alias, for whatever is wrong with its settings.
+    """
+
+    def __init__(self) -> None:
+        self._channels: dict[str, Channel] = {}
+        self._lock = threading.Lock()
+
+    def __getitem__(self, alias: str) -> BasePushBackend:
+        return self.channel(alias).backend
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(push_settings.backends)
+
+    def __contains__(self, alias: object) -> bool:
+        return alias in push_settings.backends
+
+    def channel(self, alias: str) -> Channel:
+        """Return the alias's backend with its transport."""
+        channel = self._channels.get(alias)
+        if channel is None:
+            with self._lock:
+                channel = self._channels.get(alias)
+                if channel is None:
+                    channel = self._channels[alias] = _make_channel(alias)
+        return channel
+
+    def infer(self, token: str) -> str:
+        """Return the one alias that accepts the token's form.
+
+        Raises AmbiguousBackend, naming the aliases that do, if it is not exactly one.
+        """
+        fitting = [alias for alias in self if self[alias].accepts(token)]
+        if len(fitting) == 1:
+            return fitting[0]
+        if not fitting:
+            raise AmbiguousBackend("No alias in PUSH_BACKENDS accepts a token of this form.")
+        names = ", ".join(map(repr, fitting))
+        raise AmbiguousBackend(f"Name the backend: {names} accept a token of this form.")
+
+    def reset(self) -> None:
+        """Forget all instances and give up their connections."""
+        with self._lock:
+            channels, self._channels = self._channels, {}
+        for channel in channels.values():
+            channel.transport.close()
+
+
+@sensitive_variables()
+def _make_channel(alias: str) -> Channel:
+    backend = make_backend(alias)
+    transport_class: type[Transport] = import_string(backend.transport)
+    transport = transport_class(
+        alias=alias,
+        timeout=backend.timeout,
+        max_connections=backend.max_connections,
+        proxy=backend.proxy,
+        ca_bundle=backend.ca_bundle,
+    )
+    auth = backend.auth
+    if isinstance(auth, StaticAuth):
+        return Channel(backend, transport, StaticCredentials(auth))
+    if isinstance(auth, ServiceAccountAuth):
+        try:
+            return Channel(backend, transport, ServiceAccountCredentials(auth, transport))
+        except ImportError:
+            reason = "google-auth is not installed; install django-push-tokens[fcm]."
+        except ValueError:
+            reason = "service_account_key: its private_key cannot be read."
+        raise InvalidPushBackend(reason, alias=alias)
+    return Channel(backend, transport, None)
+
+
+def backend_class(alias: str) -> type[BasePushBackend]:
+    """Return the class that the alias names. Raises InvalidPushBackend."""
+    config = push_settings.backends.get(alias)
+    if config is None:
+        known = ", ".join(map(repr, push_settings.backends)) or "none"
+        raise InvalidPushBackend(f"{alias!r} is not in PUSH_BACKENDS (there: {known}).")
+    if not isinstance(config, Mapping) or not isinstance(config.get("BACKEND"), str):
+        raise InvalidPushBackend("BACKEND must be the dotted path of a class.", alias=alias)
+    if unknown := config.keys() - {"BACKEND", "OPTIONS"}:
+        raise InvalidPushBackend(f"unknown key {min(unknown)!r}; there are BACKEND and OPTIONS.", alias=alias)
+    try:
+        found = import_string(config["BACKEND"])
+    except ImportError as error:
+        raise InvalidPushBackend(f"BACKEND cannot be imported: {error}", alias=alias) from None
+    if not (isinstance(found, type) and issubclass(found, BasePushBackend)):
+        raise InvalidPushBackend("BACKEND is no subclass of BasePushBackend.", alias=alias)
+    return found
+
+
+@sensitive_variables()
+def make_backend(alias: str) -> BasePushBackend:
+    """Return a new instance of the alias's backend, pointed at the emulator if that is set."""
+    cls = backend_class(alias)
+    options = push_settings.backends[alias].get("OPTIONS", {})
+    if not isinstance(options, Mapping):
+        raise InvalidPushBackend("OPTIONS must be a dictionary.", alias=alias)
+    options = dict(options)
+    names, required = accepted_options(cls)
+    if push_settings.emulator_url and cls.transport == BasePushBackend.transport:
+        options["endpoint"] = push_settings.emulator_url + cls.emulator_path
+    for name in options:
+        if name not in names:
+            raise InvalidPushBackend(
+                f"unknown option {name!r}; there are: {', '.join(sorted(names))}.", alias=alias
+            )
+    if missing := required - options.keys():
+        raise InvalidPushBackend(f"missing option: {', '.join(sorted(missing))}.", alias=alias)
+    return cls(alias=alias, **options)
+
+
+def accepted_options(cls: type[BasePushBackend]) -> tuple[set[str], set[str]]:
+    """Return the names of all options of a backend class, and of those that must be given.
+
+    They are the keyword arguments of ``__init__``, up the classes as long as each takes ``**more``.
+    """
+    names: set[str] = set()
+    required: set[str] = set()
+    for base in cls.__mro__:
+        init = vars(base).get("__init__")
+        if init is None:
+            continue
+        parameters = inspect.signature(init).parameters.values()
+        for parameter in parameters:
+            if parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in names:
+                names.add(parameter.name)
+                if parameter.default is parameter.empty:
+                    required.add(parameter.name)
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return names - {"alias"}, required - {"alias"}
+
+
+push_backends = PushBackendHandler()
+
+
+def _reset_on_change(*, setting: str, **kwargs: object) -> None:
+    if setting in ("PUSH_BACKENDS", "PUSH_EMULATOR_HOST"):
+        push_backends.reset()
+
+
+setting_changed.connect(_reset_on_change, dispatch_uid="django_push.handler")

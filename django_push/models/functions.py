@@ -1,0 +1,53 @@
+"""The database's clock: the one time that guards, leases and due columns are compared by."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any
+
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import DateTimeField, Func
+from django.utils.timezone import make_aware
+
+
+class DatabaseNow(Func):
+    """Now, by the database's clock, at the start of the statement, with microseconds.
+
+    Where the column knows no zone (MySQL, SQLite) the value is UTC, whatever the session's zone or
+    USE_TZ, so that it never runs backwards at the end of summer time. SQLite has no server: its
+    clock is this machine's, and its own functions stop at milliseconds, so the value is written
+    here, padded to six digits because SQLite compares it as text. Never compare it with
+    ``timezone.now()``.
+    """
+
+    template = "STATEMENT_TIMESTAMP()"
+    output_field = DateTimeField()
+
+    def as_mysql(self, compiler: Any, connection: BaseDatabaseWrapper, **extra: Any) -> Any:
+        return self.as_sql(compiler, connection, template="UTC_TIMESTAMP(6)", **extra)
+
+    def as_sqlite(self, compiler: Any, connection: BaseDatabaseWrapper, **extra: Any) -> Any:
+        return "%s", [_utc_now().isoformat(sep=" ", timespec="microseconds")]
+
+
+def database_now(using: str) -> datetime:
+    """Return DatabaseNow as a value that compares rightly with columns written by it.
+
+    One query, none on SQLite.
+    """
+    connection = connections[using]
+    if connection.vendor == "sqlite":
+        now = _utc_now()
+    else:
+        sql = "UTC_TIMESTAMP(6)" if connection.vendor == "mysql" else "STATEMENT_TIMESTAMP()"
+        with connection.cursor() as cursor:
+            cursor.execute(f"SELECT {sql}")
+            (now,) = cursor.fetchone()
+    if connection.vendor != "postgresql" and connection.timezone is not None:
+        now = make_aware(now, connection.timezone)
+    return now
+
+
+def _utc_now() -> datetime:
+    return datetime.now(timezone.utc).replace(tzinfo=None)

@@ -1,0 +1,280 @@
+"""What the provider says later: accepted tickets are remembered, packed, and asked about until answered.
+
+A receipt is a verdict, never a reason to send again: a push repeated hours later would be a new one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import uuid
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime, timedelta
+from struct import Struct
+
+from django.db import connections, router, transaction
+
+from django_push import signals, tokens
+from django_push.backends.base import BasePushBackend
+from django_push.handler import push_backends
+from django_push.models import (
+    DatabaseNow,
+    PushProblem,
+    ReceiptBatch,
+    TokenSource,
+    database_now,
+)
+from django_push.outcomes import Outcome, Receipt, Target, Ticket
+from django_push.wire import ParsedReceipts
+
+logger = logging.getLogger("django_push")
+
+#: When to ask, after the send. Expo: look after 15 minutes; growing gaps for what is missing.
+SCHEDULE = tuple(timedelta(minutes=m) for m in (15, 30, 60, 120, 240, 480, 960))
+#: When to give up: Expo deletes receipts after 24 hours.
+GIVE_UP = timedelta(hours=23)
+#: How long a claimed batch is left alone if its checker has died.
+CLAIM = timedelta(minutes=10)
+#: When to ask again after a request that failed as a whole, without a Retry-After.
+PAUSE = timedelta(minutes=5)
+#: How many tickets a row holds, and how many rows are asked about at once.
+TICKETS_PER_BATCH = 1000
+BATCHES_PER_CLAIM = 20
+
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_PAIR = Struct(">16sq")
+_PACKED, _TEXT = b"u", b"t"
+
+#: A ticket's id and its token's primary key.
+Pair = tuple[str, int]
+
+
+@dataclass(slots=True)
+class ReceiptSummary:
+    """What one run over the due receipts found, in tickets.
+
+    ``ok`` were taken by Apple or Google, ``deactivated`` tokens turned out dead, ``problems`` are
+    failures that are no token's fault, ``missing`` have no receipt yet, ``expired`` never got one,
+    ``failed`` could not be asked about.
+    """
+
+    ok: int = 0
+    deactivated: int = 0
+    problems: int = 0
+    missing: int = 0
+    expired: int = 0
+    failed: int = 0
+
+    def __add__(self, other: ReceiptSummary) -> ReceiptSummary:
+        pairs = zip(asdict(self).values(), asdict(other).values(), strict=True)
+        return ReceiptSummary(*(mine + theirs for mine, theirs in pairs))
+
+    def __bool__(self) -> bool:
+        return any(asdict(self).values())
+
+    def __str__(self) -> str:
+        counts = (f"{getattr(self, f.name)} {f.name}" for f in fields(self) if getattr(self, f.name))
+        return ", ".join(counts) or "nothing due"
+
+
+def remember(tickets: Iterable[Ticket], sent_at: datetime) -> None:
+    """Keep the ids of accepted tickets, up to 1000 in a row, to ask about them later.
+
+    Tickets without an id or without a token row are left out: nothing could be done about them.
+    """
+    by_alias: dict[str, list[Pair]] = {}
+    for ticket in tickets:
+        if ticket.id and ticket.outcome is Outcome.ACCEPTED and ticket.target.pk is not None:
+            by_alias.setdefault(ticket.backend, []).append((ticket.id, ticket.target.pk))
+    for alias, pairs in by_alias.items():
+        for start in range(0, len(pairs), TICKETS_PER_BATCH):
+            part = pairs[start : start + TICKETS_PER_BATCH]
+            ReceiptBatch.objects.using(_database()).create(
+                backend=alias,
+                tickets=pack(part),
+                size=len(part),
+                sent_at=sent_at,
+                due_at=sent_at + SCHEDULE[0],
+                deadline=sent_at + GIVE_UP,
+            )
+
+
+def check_push_receipts(*, backend: str | None = None) -> ReceiptSummary:
+    """Ask for all receipts that are due, of one alias or of all, and write what they say.
+
+    Any number of processes may do so at once. Raises InvalidPushBackend for an alias given and
+    unknown; batches of aliases that are gone are counted as expired at their deadline.
+    """
+    if backend is not None:
+        push_backends.channel(backend)
+    summary = ReceiptSummary()
+    for alias in [backend] if backend is not None else _due_aliases():
+        while batches := _claim(alias):
+            summary += _check(alias, batches)
+    signals.receipts_checked.send_robust(sender=None, summary=summary)
+    if summary:
+        logger.info("receipts: %s", summary)
+    return summary
+
+
+def _due_aliases() -> list[str]:
+    due = ReceiptBatch.objects.using(_database()).filter(due_at__lte=DatabaseNow())
+    return sorted(set(due.order_by().values_list("backend", flat=True).distinct()))
+
+
+def _claim(alias: str) -> list[ReceiptBatch]:
+    """Take some due batches, so that nobody else asks about them for a while."""
+    using = _database()
+    rows = ReceiptBatch.objects.using(using)
+    claim = uuid.uuid4().hex
+    skips = connections[using].features.has_select_for_update_skip_locked
+    with transaction.atomic(using=using):
+        rows.filter(pk=-1).update(claim="")  # SQLite: begin with a write
+        due = rows.filter(backend=alias, due_at__lte=DatabaseNow()).order_by("due_at", "pk")
+        locked = due.select_for_update(skip_locked=skips)[:BATCHES_PER_CLAIM]
+        pks = sorted(batch.pk for batch in locked)
+        until = database_now(using) + CLAIM
+        rows.filter(pk__in=pks).update(claim=claim, due_at=until)
+    return list(rows.filter(pk__in=pks, claim=claim).order_by("pk")) if pks else []
+
+
+def _check(alias: str, batches: Sequence[ReceiptBatch]) -> ReceiptSummary:
+    """Ask about claimed batches and write the answers, batch by batch."""
+    pairs = {batch.pk: unpack(bytes(batch.tickets)) for batch in batches}
+    ids = [ticket_id for batch in batches for ticket_id, _ in pairs[batch.pk]]
+    found: dict[str, Receipt] = {}
+    failed: dict[str, ParsedReceipts] = {}
+    for asked, answer in _ask(alias, ids):
+        if answer.failure is None:
+            found.update((receipt.id, receipt) for receipt in answer.receipts)
+        else:
+            failed.update(dict.fromkeys(asked, answer))
+            logger.error("receipts of %r: %s %s", alias, answer.code, answer.detail)
+    summary = ReceiptSummary()
+    for batch in batches:
+        summary += _write(batch, pairs[batch.pk], found, failed)
+    return summary
+
+
+def _ask(alias: str, ids: Sequence[str]) -> Iterator[tuple[Sequence[str], ParsedReceipts]]:
+    """Yield the ids of each request with what was answered."""
+    if alias not in push_backends:
+        gone = ParsedReceipts(failure=Outcome.REJECTED, code="the alias is not in PUSH_BACKENDS")
+        yield ids, gone
+        return
+    channel = push_backends.channel(alias)
+    backend: BasePushBackend = channel.backend
+    for request, reply in channel.exchange(backend.build_receipts(ids)):
+        yield request.receipt_ids, backend.parse_receipts(request, reply)
+
+
+def _write(
+    batch: ReceiptBatch,
+    pairs: Sequence[Pair],
+    found: dict[str, Receipt],
+    failed: dict[str, ParsedReceipts],
+) -> ReceiptSummary:
+    """Write one batch's answers: token state first, which may safely be written twice."""
+    answered = [(found[i], pk) for i, pk in pairs if i in found]
+    rest = [(i, pk) for i, pk in pairs if i not in found]
+    dead = [_as_ticket(batch, receipt, pk) for receipt, pk in answered if receipt.outcome.is_dead]
+    changes = tokens.apply(dead, batch.sent_at, source=TokenSource.RECEIPT)
+    problems = [
+        PushProblem(
+            backend=batch.backend,
+            token_id=pk,
+            outcome=receipt.outcome.value,
+            code=receipt.code,
+            detail=receipt.detail,
+        )
+        for receipt, pk in answered
+        if receipt.outcome is not Outcome.ACCEPTED and not receipt.outcome.is_dead
+    ]
+    if not _put_back(batch, rest, failed, problems):
+        return ReceiptSummary()  # somebody else took it over, and counts it
+    _log_problems(batch.backend, problems)
+    is_over = batch.due_at >= batch.deadline and not batch.claim
+    not_asked = 0 if is_over else sum(1 for i, _ in rest if i in failed)
+    return ReceiptSummary(
+        ok=sum(receipt.outcome is Outcome.ACCEPTED for receipt, _ in answered),
+        deactivated=changes.deactivated,
+        problems=len(problems),
+        missing=0 if is_over else len(rest) - not_asked,
+        expired=len(rest) if is_over else 0,
+        failed=not_asked,
+    )
+
+
+def _put_back(
+    batch: ReceiptBatch,
+    rest: Sequence[Pair],
+    failed: dict[str, ParsedReceipts],
+    problems: Sequence[PushProblem],
+) -> bool:
+    """Delete the batch, or keep what is open for later; whether the claim on it still held."""
+    using = _database()
+    now = database_now(using)
+    rows = ReceiptBatch.objects.using(using).filter(pk=batch.pk, claim=batch.claim)
+    with transaction.atomic(using=using):
+        if not rest or now >= batch.deadline:
+            held, _ = rows.delete()
+            batch.claim, batch.due_at = "", batch.deadline
+        else:
+            failures = [failed[i] for i, _ in rest if i in failed]
+            held = rows.update(
+                tickets=pack(rest),
+                size=len(rest),
+                attempts=batch.attempts + 1,
+                claim="",
+                due_at=_next_due(batch, now, failures),
+            )
+        if held:
+            PushProblem.objects.using(using).bulk_create(problems)
+    return bool(held)
+
+
+def _next_due(batch: ReceiptBatch, now: datetime, failures: Sequence[ParsedReceipts]) -> datetime:
+    if failures:
+        asked = [timedelta(seconds=f.retry_after) for f in failures if f.retry_after]
+        return min(now + max(asked, default=PAUSE), batch.deadline)
+    planned = (batch.sent_at + after for after in SCHEDULE)
+    return next((at for at in planned if at > now), batch.deadline)
+
+
+def _as_ticket(batch: ReceiptBatch, receipt: Receipt, pk: int) -> Ticket:
+    """Return the receipt as a verdict on a row, whose token it does not know."""
+    return Ticket(
+        target=Target("", pk),
+        outcome=receipt.outcome,
+        backend=batch.backend,
+        code=receipt.code,
+        detail=receipt.detail,
+    )
+
+
+def _log_problems(alias: str, problems: Sequence[PushProblem]) -> None:
+    for code in {p.code for p in problems if p.outcome == Outcome.PROVIDER_SETUP.value}:
+        logger.error("receipts of %r: %s: check the project's credentials there", alias, code)
+
+
+def pack(pairs: Sequence[Pair]) -> bytes:
+    """Return ticket ids and primary keys as bytes: 24 for each if the ids are UUIDs."""
+    if all(_UUID.fullmatch(ticket_id) for ticket_id, _ in pairs):
+        return _PACKED + b"".join(
+            _PAIR.pack(bytes.fromhex(ticket_id.replace("-", "")), pk) for ticket_id, pk in pairs
+        )
+    return _TEXT + zlib.compress(json.dumps(pairs).encode(), 1)
+
+
+def unpack(data: bytes) -> list[Pair]:
+    """Return what ``pack`` was given."""
+    if data[:1] == _PACKED:
+        return [(str(uuid.UUID(bytes=raw)), pk) for raw, pk in _PAIR.iter_unpack(data[1:])]
+    return [(ticket_id, pk) for ticket_id, pk in json.loads(zlib.decompress(data[1:]))]
+
+
+def _database() -> str:
+    return router.db_for_write(ReceiptBatch)
