@@ -40,6 +40,7 @@ GIVE_UP = timedelta(hours=23)
 CLAIM = timedelta(minutes=10)
 #: When to ask again after a request that failed as a whole, without a Retry-After.
 PAUSE = timedelta(minutes=5)
+LEAST_PAUSE = timedelta(minutes=1)
 #: How many tickets a row holds, and how many rows are asked about at once.
 TICKETS_PER_BATCH = 1000
 BATCHES_PER_CLAIM = 20
@@ -193,10 +194,11 @@ def _write(
         for receipt, pk in answered
         if receipt.outcome is not Outcome.ACCEPTED and not receipt.outcome.is_dead
     ]
-    if not _put_back(batch, rest, failed, problems):
+    now = database_now(_database())
+    is_over = now >= batch.deadline
+    if not _put_back(batch, [] if is_over else rest, now, failed, problems):
         return ReceiptSummary()  # somebody else took it over, and counts it
     _log_problems(batch.backend, problems)
-    is_over = batch.due_at >= batch.deadline and not batch.claim
     not_asked = 0 if is_over else sum(1 for i, _ in rest if i in failed)
     return ReceiptSummary(
         ok=sum(receipt.outcome is Outcome.ACCEPTED for receipt, _ in answered),
@@ -211,17 +213,16 @@ def _write(
 def _put_back(
     batch: ReceiptBatch,
     rest: Sequence[Pair],
+    now: datetime,
     failed: dict[str, ParsedReceipts],
     problems: Sequence[PushProblem],
 ) -> bool:
     """Delete the batch, or keep what is open for later; whether the claim on it still held."""
     using = _database()
-    now = database_now(using)
     rows = ReceiptBatch.objects.using(using).filter(pk=batch.pk, claim=batch.claim)
     with transaction.atomic(using=using):
-        if not rest or now >= batch.deadline:
+        if not rest:
             held, _ = rows.delete()
-            batch.claim, batch.due_at = "", batch.deadline
         else:
             failures = [failed[i] for i, _ in rest if i in failed]
             held = rows.update(
@@ -239,7 +240,7 @@ def _put_back(
 def _next_due(batch: ReceiptBatch, now: datetime, failures: Sequence[ParsedReceipts]) -> datetime:
     if failures:
         asked = [timedelta(seconds=f.retry_after) for f in failures if f.retry_after]
-        return min(now + max(asked, default=PAUSE), batch.deadline)
+        return min(now + max([*asked, LEAST_PAUSE] if asked else [PAUSE]), batch.deadline)
     planned = (batch.sent_at + after for after in SCHEDULE)
     return next((at for at in planned if at > now), batch.deadline)
 

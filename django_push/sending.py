@@ -13,7 +13,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -38,7 +38,8 @@ logger = logging.getLogger("django_push")
 
 #: Verdicts are written when so many have come together, and at the end.
 FLUSH = 1000
-#: After so many requests in a row that the provider did not take, the rest is not tried.
+#: After so many requests in a row that a provider did not answer, it is given time to recover; if
+#: nothing is left of the retry budget either, the rest is not tried.
 GIVE_UP_AFTER = 20
 #: The most tokens of one enqueue_push; a larger audience is a broadcast, or a job of your own.
 ENQUEUE_LIMIT = 10_000
@@ -128,13 +129,14 @@ def enqueue_push(
             if target.pk is None:
                 topics.append((page.alias, target.kind, target.value))
             else:
-                language = language_for(target.locale) if run.message.is_lazy else ""
-                keys.setdefault(language, []).append(target.pk)
+                keys.setdefault(run.language(target.locale), []).append(target.pk)
             count += 1
         if count > ENQUEUE_LIMIT:
             raise ValueError(f"enqueue_push takes at most {ENQUEUE_LIMIT} tokens; use iter_push.")
+    if topics:
+        keys.setdefault(run.language(""), [])
     payload = {
-        "messages": {language: run.rendered(language).to_json() for language in keys or [""]},
+        "messages": {language: run.rendered(language).to_json() for language in keys},
         "tokens": keys,
         "topics": topics,
         "personalize": personalize,
@@ -188,13 +190,11 @@ class _Run:
         self.message = message or _message(fields)
         self.using = using
         self.personalize = personalize
-        self.policy = DEFAULT_POLICY
-        if retry_budget is not None:
-            self.policy = RetryPolicy(budget=retry_budget, attempts=10 if retry_budget > 8 else 3)
+        self.policy = _policy(retry_budget)
         self.result = PushResult(dry_run=dry_run)
-        self.started = time.monotonic()
         self.channels = _channels(using)
         self._check_said(self.message)
+        self.is_lazy = self.message.is_lazy
         self._rendered: dict[str, PushMessage] = {}
 
     def tickets(self, to: Recipients) -> Iterator[Ticket]:
@@ -218,9 +218,13 @@ class _Run:
         self.result.add(ticket)
         return ticket
 
+    def language(self, locale: str) -> str:
+        """Return the language in which a token is spoken to; "" if the message needs none."""
+        return language_for(locale) if self.is_lazy else ""
+
     def rendered(self, language: str) -> PushMessage:
-        """Return the message in a language; "" for a message that needs none."""
-        if not language or not self.message.is_lazy:
+        """Return the message in a language."""
+        if not language:
             return self.message
         found = self._rendered.get(language)
         if found is None:
@@ -239,10 +243,11 @@ class _Run:
 
 @dataclass(frozen=True, slots=True)
 class _Try:
-    """When and for which time the tokens of a request are sent to."""
+    """How often the tokens of a request have been sent to, since when, and read when."""
 
     sent_at: datetime
     attempt: int = 1
+    started: float = field(default_factory=time.monotonic)
 
 
 #: What is to be tried again: when, a tie-breaker, the tickets so far, and how.
@@ -256,7 +261,7 @@ class _AliasRun:
         self.run = run
         self.backend = channel.backend
         self.channel = channel
-        self.pages = iter(source)
+        self.fresh = self._fresh(source)
         self.tries: dict[Request, _Try] = {}
         self.ready: deque[Request] = deque()
         self.later: list[_Later] = []
@@ -266,8 +271,13 @@ class _AliasRun:
         self.waiting = 0
         #: Why nothing more is sent, by Expo project; "*" is all of the alias.
         self.ended: dict[str, Verdict] = {}
+        self.is_stopped = False
+        #: What reading the recipients raised; it must not cost the verdicts of what is in flight.
+        self.error: Exception | None = None
         self.misses = 0
+        #: Until when nothing is sent, because the project is over its rate or the provider is down.
         self.hold_until = 0.0
+        self.logged: set[str] = set()
         self.refusals: dict[tuple[int, str], tuple[PushMessage, Verdict | None]] = {}
 
     # --- the loop ---------------------------------------------------------------------------------
@@ -284,12 +294,19 @@ class _AliasRun:
                     exchange = self._exchange()
                     continue
                 yield from self._written()
+                if self.error is not None:
+                    raise self.error
                 if not self.later:
                     return
-                time.sleep(max(0.0, self.later[0][0] - time.monotonic()))
+                time.sleep(max(0.0, self.later[0][0] - time.monotonic(), self._hold()))
                 exchange = self._exchange()
-        except GeneratorExit:
-            self._let_go(exchange)
+        except (GeneratorExit, KeyboardInterrupt):
+            self.is_stopped = True
+            for request, reply in exchange:  # what is in flight is still to be written
+                self._absorb(request, reply)
+            self._settle()
+            for _ in self._written():
+                pass
             raise
 
     def _exchange(self) -> Iterator[tuple[Request, Reply]]:
@@ -305,48 +322,52 @@ class _AliasRun:
                 self._note(self.backend.ticket(target, Verdict(Outcome.PLANNED)), sent_at)
         yield from ()
 
-    def _let_go(self, exchange: Iterator[tuple[Request, Reply]]) -> None:
-        """The caller has stopped listening: send nothing more, but write what is still to come."""
-        self.pages = iter(())
-        self._end("*", Verdict(Outcome.NOT_SENT, "Abandoned"))
-        for request, reply in exchange:
-            self._absorb(request, reply)
-        for _, _, tickets, _, attempt in self.later:
+    def _settle(self) -> None:
+        """Leave what was to be tried again at the verdicts that it has."""
+        for _, _, tickets, _, last in self.later:
             for ticket in tickets:
-                self._note(ticket, attempt.sent_at)
-        for _ in self._written():
-            pass
+                self._note(ticket, last.sent_at)
+        self.later.clear()
 
     # --- out --------------------------------------------------------------------------------------
 
     def _requests(self) -> Iterator[Request]:
         """Yield what to send next: what a backend has regrouped, what is due again, the next page."""
-        while True:
+        while not self.is_stopped:
             if self.ready:
                 yield from self._allowed(self.ready.popleft())
+            elif self.later and self._hold() > 0:
+                return  # the waiting is done outside, where what has come in is written first
             elif self.later and self.later[0][0] <= time.monotonic():
                 _, _, _, groups, last = heapq.heappop(self.later)
                 self._build(groups, dataclasses.replace(last, attempt=last.attempt + 1))
-            elif self._held():
-                return  # the waiting is done outside, where what has come in is written first
             else:
-                page = next(self.pages, None)
-                if page is None:
+                try:
+                    request = next(self.fresh, None)
+                except Exception as error:  # noqa: BLE001 - raised again once what is out is written
+                    self.error = error
+                    self._settle()
                     return
-                assert page.sent_at is not None
-                groups = self._groups(page, page.sent_at)
-                for request in self.backend.build(groups):
-                    self.tries[request] = _Try(page.sent_at)
-                    yield from self._allowed(request)
+                if request is None:
+                    return
+                yield from self._allowed(request)
+
+    def _fresh(self, source: Iterable[Page]) -> Iterator[Request]:
+        """Yield the requests of one page after the other."""
+        for page in source:
+            assert page.sent_at is not None
+            for request in self.backend.build(self._groups(page, page.sent_at)):
+                self.tries[request] = _Try(page.sent_at)
+                yield request
 
     def _build(self, groups: Sequence[Group], attempt: _Try) -> None:
         for request in self.backend.build(groups):
             self.tries[request] = attempt
             self.ready.append(request)
 
-    def _held(self) -> bool:
-        """Whether a rate limit of the whole project still holds, with something to wait for."""
-        return bool(self.later) and time.monotonic() < self.hold_until
+    def _hold(self) -> float:
+        """Return the seconds for which nothing is to be sent."""
+        return self.hold_until - time.monotonic()
 
     def _allowed(self, request: Request) -> Iterator[Request]:
         """Yield the request, unless its project's sends have ended: then its tokens are told so."""
@@ -367,7 +388,7 @@ class _AliasRun:
         for target in page.targets:
             refused = self.backend.refuse_target(target)
             if refused is None:
-                language = self._language(target)
+                language = self.run.language(target.locale)
                 try:
                     key, message = self._message_for(target, language, rows)
                 except (InvalidMessage, UnsupportedOption) as error:
@@ -385,9 +406,6 @@ class _AliasRun:
             for name in message.said - self.backend.fields:
                 self.run.result.left_out[name] += len(targets)
         return list(grouped.values())
-
-    def _language(self, target: Target) -> str:
-        return language_for(target.locale) if self.run.message.is_lazy else ""
 
     def _rows(self, page: Page) -> dict[int, Any]:
         if self.run.personalize is None:
@@ -433,7 +451,7 @@ class _AliasRun:
         for again in parsed.resend:
             self.tries[again] = last
             self.ready.append(again)
-        elapsed = time.monotonic() - self.run.started
+        elapsed = time.monotonic() - last.started
         again_after: dict[float, list[Ticket]] = {}
         waits: dict[tuple[Outcome, float | None], float | None] = {}
         taken = bool(parsed.resend)
@@ -445,20 +463,23 @@ class _AliasRun:
                 key = (outcome, ticket.retry_after)
                 if key not in waits:
                     waits[key] = self.run.policy.delay(ticket, attempt=last.attempt, elapsed=elapsed)
+                    taken = taken or outcome is Outcome.RATE_LIMITED
                 self._slow_down(ticket, waits[key])
                 if (wait := waits[key]) is not None:
                     again_after.setdefault(wait, []).append(ticket)
                     continue
             elif outcome is Outcome.CREDENTIALS_REJECTED:
                 self._end(request.targets[0].project or "*", _verdict(ticket))
-            elif outcome is Outcome.PROVIDER_SETUP:
-                self._end_of_setup(ticket)
             else:
                 taken = taken or outcome is not Outcome.UNKNOWN
+                if outcome is Outcome.PROVIDER_SETUP:
+                    self._log_setup(ticket)
             self._note(ticket, last.sent_at)
         for wait, tickets in again_after.items():
             self._try_again(request, tickets, wait, last)
-        self._count_misses(taken)
+        self.misses = 0 if taken or not parsed.tickets else self.misses + 1
+        if self.misses >= GIVE_UP_AFTER:
+            self._let_recover()
 
     def _try_again(self, request: Request, tickets: list[Ticket], wait: float, last: _Try) -> None:
         wanted = {ticket.target for ticket in tickets}
@@ -482,12 +503,16 @@ class _AliasRun:
             if verdict.outcome is Outcome.CREDENTIALS_REJECTED:
                 logger.error("%r: the provider refused our key: %s", self.backend, verdict.code)
 
-    def _end_of_setup(self, ticket: Ticket) -> None:
-        logger.error("%r: %s: check the project's setup at the provider", self.backend, ticket.code)
+    def _log_setup(self, ticket: Ticket) -> None:
+        if ticket.code not in self.logged:
+            self.logged.add(ticket.code)
+            logger.error("%r: %s: check the project's setup at the provider", self.backend, ticket.code)
 
-    def _count_misses(self, taken: bool) -> None:
-        self.misses = 0 if taken else self.misses + 1
-        if self.misses >= GIVE_UP_AFTER:
+    def _let_recover(self) -> None:
+        """Wait for what is to be tried again anyway; without any, do not try the rest."""
+        if self.later:
+            self.hold_until = max(self.hold_until, self.later[0][0])
+        else:
             self._end("*", Verdict(Outcome.NOT_SENT, "ProviderDown"))
 
     def _note(self, ticket: Ticket, sent_at: datetime) -> None:
@@ -518,6 +543,14 @@ def _verdict(ticket: Ticket) -> Verdict:
         retry_after=ticket.retry_after,
         about_project=ticket.about_project,
     )
+
+
+def _policy(retry_budget: float | None) -> RetryPolicy:
+    if retry_budget is None:
+        return DEFAULT_POLICY
+    if not isinstance(retry_budget, (int, float)) or not retry_budget >= 0:
+        raise ValueError("retry_budget must be a number of seconds, 0 or more.")
+    return RetryPolicy(budget=retry_budget, attempts=max(DEFAULT_POLICY.attempts, 10))
 
 
 def _message(fields: Mapping[str, Any]) -> PushMessage:

@@ -1,0 +1,50 @@
+"""Move tokens from one alias to another, as from GCM to FCM."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from django_push import tokens
+from django_push.exceptions import PushError
+from django_push.models import get_token_model
+
+
+class Command(BaseCommand):
+    help = (
+        "Move the tokens of one alias to another that takes the same tokens: GCM's are valid under FCM. "
+        "A token that the target has already is merged. Safe to stop and to run again."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--from", dest="source", required=True, metavar="ALIAS")
+        parser.add_argument("--to", dest="target", required=True, metavar="ALIAS", help="in PUSH_BACKENDS")
+        parser.add_argument("--dry-run", action="store_true", help="count, and change nothing")
+        parser.add_argument("--no-input", action="store_false", dest="interactive", help="do not ask")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        source, target = options["source"], options["target"]
+        if source == target:
+            raise CommandError("--from and --to are the same alias.")
+        rows = get_token_model()._base_manager.filter(backend=source).count()
+        try:
+            if not options["dry_run"] and rows and options["interactive"]:
+                self._ask(f"Move {rows} tokens from {source!r} to {target!r}?")
+            done = tokens.move(source, target, dry_run=options["dry_run"], on_page=self._progress(rows))
+        except PushError as error:
+            raise CommandError(str(error)) from None
+        would = "would be " if options["dry_run"] else ""
+        self.stdout.write(f"{done.moved} {would}moved, {done.merged} {would}merged.")
+
+    def _ask(self, question: str) -> None:
+        if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
+            raise CommandError("Nothing was changed.")
+
+    def _progress(self, rows: int) -> Any:
+        def tell(done: int) -> None:
+            if self.stderr.isatty():
+                self.stderr.write(f"\r{done} of {rows}", ending="" if done < rows else "\n")
+
+        return tell
