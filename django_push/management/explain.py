@@ -12,7 +12,7 @@ EXPLANATIONS = {
     Outcome.MESSAGE_REJECTED: "The message is at fault, not the token. It is kept.",
     Outcome.PROVIDER_SETUP: "The project's own push credentials at the provider (APNs, FCM) are at fault. "
     "The token is kept.",
-    Outcome.CREDENTIALS_REJECTED: "The provider refused our key: check the alias's OPTIONS. The token is kept.",
+    Outcome.CREDENTIALS_REJECTED: "The provider refused our key: see the alias's OPTIONS. The token is kept.",
     Outcome.RATE_LIMITED: "Too much at once. Send it again later. The token is kept.",
     Outcome.UNAVAILABLE: "The provider cannot serve now. Send it again later. The token is kept.",
     Outcome.NOT_SENT: "No connection was made, so nothing was sent. The token is kept.",

@@ -7,31 +7,25 @@ Here one thread per process looks at the clock for all calls and shuts the socke
 from __future__ import annotations
 
 import contextlib
-import heapq
-import itertools
+import math
 import os
 import socket
 import threading
 import time
-from typing import Protocol
-
-
-class _HasSocket(Protocol):
-    sock: socket.socket | None
+from typing import Any
 
 
 class Call:
     """One request on its way: what it uses, and how far it came."""
 
-    __slots__ = ("__weakref__", "_lock", "connection", "deadline", "expired", "written")
+    __slots__ = ("_lock", "_sock", "deadline", "expired", "written")
 
     def __init__(self, seconds: float) -> None:
         self.deadline = time.monotonic() + seconds
-        #: The connection in use; None before and after.
-        self.connection: _HasSocket | None = None
         #: Whether a byte of the request itself was given to the socket.
         self.written = False
         self.expired = False
+        self._sock: Any = None
         self._lock = threading.Lock()
 
     @property
@@ -39,22 +33,34 @@ class Call:
         """The seconds left, never less than a thousandth."""
         return max(self.deadline - time.monotonic(), 0.001)
 
-    def finish(self) -> None:
-        """Let go of the connection, so that a late watchdog cannot shut it for its next user."""
+    def uses(self, sock: Any) -> None:
+        """Say which socket to shut. The connection may let go of it while its reply is still read."""
         with self._lock:
-            self.connection = None
+            self._sock = sock
+            if self.expired:
+                _shut(sock)
+
+    def finish(self) -> None:
+        """Let go of the socket, so that a late watchdog cannot shut it for its next user."""
+        with self._lock:
+            self._sock = None
+            self.deadline = math.inf
 
     def expire(self) -> None:
         """Shut the socket in use; whoever reads or writes it sees its end at once."""
         with self._lock:
-            connection = self.connection
-            if connection is None:
-                return
-            self.expired = True
-            if connection.sock is not None:
-                # The base class's method: an SSLSocket's own one tears its state from under a reader.
-                with contextlib.suppress(OSError, ValueError):
-                    socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
+            if self.deadline < math.inf:
+                self.expired = True
+                _shut(self._sock)
+
+
+def _shut(sock: Any) -> None:
+    # TLS inside the TLS of a proxy is no socket, but has one.
+    raw = sock if isinstance(sock, socket.socket) else getattr(sock, "socket", None)
+    if raw is not None:
+        # The base class's method: an SSLSocket's own one tears its state from under a reader.
+        with contextlib.suppress(OSError, ValueError):
+            socket.socket.shutdown(raw, socket.SHUT_RDWR)
 
 
 class Watchdog:
@@ -62,36 +68,42 @@ class Watchdog:
 
     def __init__(self) -> None:
         self._wake = threading.Condition()
-        self._calls: list[tuple[float, int, Call]] = []
-        self._order = itertools.count()
-        self._pid = 0
+        self._calls: set[Call] = set()
+        self._is_running = False
+        self._looks_at = math.inf
 
     def watch(self, call: Call) -> None:
-        """Look after a call until it has finished or is late."""
+        """Look after a call until it is late or forgotten."""
         with self._wake:
-            if self._pid != os.getpid():  # the first call of this process, maybe after a fork
-                self._pid = os.getpid()
-                self._calls = []
+            if not self._is_running:
                 threading.Thread(target=self._run, name="django-push-deadlines", daemon=True).start()
-            heapq.heappush(self._calls, (call.deadline, next(self._order), call))
-            if self._calls[0][2] is call:
+                self._is_running = True
+            self._calls.add(call)
+            # Deadlines mostly come in order, so the thread is seldom woken for a new one.
+            if call.deadline < self._looks_at:
+                self._looks_at = call.deadline
                 self._wake.notify()
+
+    def forget(self, call: Call) -> None:
+        """End the watch over a call that has been answered."""
+        call.finish()
+        with self._wake:
+            self._calls.discard(call)
 
     def _run(self) -> None:
         while True:
             with self._wake:
-                while not self._calls:
-                    self._wake.wait()
-                deadline, _, call = self._calls[0]
-                wait = deadline - time.monotonic()
-                if wait > 0:
-                    self._wake.wait(wait)
-                    continue
-                heapq.heappop(self._calls)
-            call.expire()
+                now = time.monotonic()
+                late = [call for call in self._calls if call.deadline <= now]
+                self._calls.difference_update(late)
+                self._looks_at = min((call.deadline for call in self._calls), default=math.inf)
+                if not late:
+                    self._wake.wait(None if self._looks_at == math.inf else self._looks_at - now)
+            for call in late:
+                call.expire()
 
 
 watchdog = Watchdog()
 if hasattr(os, "register_at_fork"):
-    # A lock that another thread held at the fork would stay locked in the child.
+    # The child has no such thread, and a lock that was held at the fork would stay locked in it.
     os.register_at_fork(after_in_child=watchdog.__init__)  # type: ignore[misc]

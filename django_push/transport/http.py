@@ -4,94 +4,26 @@ from __future__ import annotations
 
 import os
 import threading
-import time
+import weakref
 import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any
 
 import requests
 from django.views.decorators.debug import sensitive_variables
-from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from django_push.transport.base import Authorize, CredentialsFailed, Transport
+from django_push.transport.connections import Adapter, current
 from django_push.transport.deadline import Call, watchdog
 from django_push.wire import Failure, Reply, Request
 
-#: A reply above this, after decompression, is not read on. Bytes.
+#: A reply above this, before or after decompression, is not read on. Bytes.
 MAX_REPLY = 2 * 1024 * 1024
-#: A connection idle for longer is not used again: a server or a NAT may have dropped it in silence,
-#: and a request written to it would be lost as "maybe sent". Seconds.
-MAX_IDLE = 50.0
 USER_AGENT = "django-push-tokens"
 _CHUNK = 64 * 1024
-_current = threading.local()
-
-
-class _Watched:
-    """Tells the call that uses this connection when the first byte of its request is written."""
-
-    sock: Any
-    last_used = 0.0
-
-    def connect(self) -> None:
-        call: Call | None = getattr(_current, "call", None)
-        if call is not None:
-            call.connection = self
-        super().connect()  # type: ignore[misc]
-        if call is not None:
-            call.written = False  # what a proxy's tunnel was told is not the request
-
-    def send(self, data: Any) -> None:
-        call: Call | None = getattr(_current, "call", None)
-        if self.sock is None:
-            self.connect()
-        if call is not None:
-            call.connection = self
-            call.written = True
-        self.last_used = time.monotonic()
-        super().send(data)  # type: ignore[misc]
-
-    @property
-    def is_connected(self) -> bool:
-        """Asked by the pool before it hands the connection out again."""
-        fresh = time.monotonic() - self.last_used < MAX_IDLE
-        return fresh and super().is_connected  # type: ignore[misc]
-
-
-class _Connection(_Watched, HTTPConnection):
-    pass
-
-
-class _SecureConnection(_Watched, HTTPSConnection):
-    pass
-
-
-class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Connection
-
-
-class _SecurePool(HTTPSConnectionPool):
-    ConnectionCls = _SecureConnection
-
-
-_POOLS = {"http": _Pool, "https": _SecurePool}
-
-
-class _Adapter(HTTPAdapter):
-    """requests' own adapter over the watched connections. It follows no redirect and retries nothing."""
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = _POOLS
-
-    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
-        manager = super().proxy_manager_for(proxy, **kwargs)
-        manager.pool_classes_by_scheme = _POOLS
-        return manager
 
 
 class RequestsTransport(Transport):
@@ -99,105 +31,159 @@ class RequestsTransport(Transport):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self._after_fork()
+        _transports.add(self)
+
+    def _after_fork(self) -> None:
         self._lock = threading.Lock()
-        self._pid = 0
-        self._adapter: _Adapter
-        self._threads: ThreadPoolExecutor
+        self._live: _Live | None = None
 
     def exchange(
         self, requests: Iterable[Request], authorize: Authorize | None = None
     ) -> Iterator[tuple[Request, Reply]]:
-        source = iter(requests)
-        first = next(source, None)
-        if first is None:
-            return
-        second = next(source, None)
-        if second is None:  # the common case of a signal: no thread is needed
+        errors: list[Exception] = []
+        source = _until_error(requests, errors)
+        first, second = next(source, None), next(source, None)
+        if first is not None and second is not None:
+            yield from self._in_threads(_chain(first, second, source), authorize)
+        elif first is not None:  # the common case of a signal: no thread is needed
             yield first, self.fetch(first, authorize)
-            return
-        self._open()
-        done: SimpleQueue[tuple[Request, Reply]] = SimpleQueue()
-        in_flight = 0
-        for request in _chain(first, second, source):
-            if in_flight > self.max_connections:  # one waits, so that no connection does
-                yield done.get()
-                in_flight -= 1
-            self._threads.submit(self._work, request, authorize, done)
-            in_flight += 1
-        while in_flight:
-            yield done.get()
-            in_flight -= 1
+        if errors:
+            raise errors[0]
 
-    def _work(
-        self,
-        request: Request,
-        authorize: Authorize | None,
-        done: SimpleQueue[tuple[Request, Reply]],
-    ) -> None:
-        done.put((request, self.fetch(request, authorize)))
+    def _in_threads(
+        self, requests: Iterable[Request], authorize: Authorize | None
+    ) -> Iterator[tuple[Request, Reply]]:
+        batch = _Batch(authorize)
+        in_flight = 0
+        try:
+            for request in requests:
+                if in_flight > self.max_connections:  # one waits, so that no connection does
+                    yield batch.done.get()
+                    in_flight -= 1
+                self._submit(request, batch)
+                in_flight += 1
+            while in_flight:
+                yield batch.done.get()
+                in_flight -= 1
+        finally:
+            batch.is_wanted = False
+
+    def _submit(self, request: Request, batch: _Batch) -> None:
+        with self._lock:  # against a close in between
+            self._opened().threads.submit(self._work, request, batch)
+
+    def _work(self, request: Request, batch: _Batch) -> None:
+        if not batch.is_wanted:  # nobody listens any more
+            return
+        reply = Reply(failure=Failure.MAYBE_SENT, reason="aborted")
+        try:
+            reply = self.fetch(request, batch.authorize)
+        finally:  # whatever happens: the caller waits for one reply per request
+            batch.done.put((request, reply))
 
     @sensitive_variables()
     def fetch(self, request: Request, authorize: Authorize | None = None) -> Reply:
-        self._open()
+        """Send one request and return its reply; before that, wait for one of the connections.
+
+        The wait takes no longer than ``timeout``, which then begins anew.
+        """
+        call = Call(self.timeout)
         try:
-            headers = {"Authorization": authorize()} if authorize else {}
+            headers = _headers(request, authorize)
+            live = self._open()
+            if not live.slots.acquire(timeout=self.timeout):
+                return Reply(failure=Failure.NEVER_SENT, reason="busy")
+            try:
+                current.call = call = Call(self.timeout)
+                watchdog.watch(call)
+                return self._post(live, request, headers, call)
+            finally:
+                watchdog.forget(call)
+                live.slots.release()
         except CredentialsFailed as error:
             return error.reply()
-        prepared = _prepare(request, headers)
-        call = Call(self.timeout)
-        _current.call = call
-        watchdog.watch(call)
-        try:
-            reply = self._post(prepared, call)
-            if call.expired:  # the end that was read may be the watchdog's doing
-                raise TimeoutError
-            return reply
         except Exception as error:  # noqa: BLE001 - whatever the network did is a reply, and no
             # traceback with the Authorization in its frames may leave this function.
             failure = Failure.MAYBE_SENT if call.written else Failure.NEVER_SENT
             return Reply(failure=failure, reason="timeout" if call.expired else _reason(error))
-        finally:
-            call.finish()
-            _current.call = None
 
     @sensitive_variables()
-    def _post(self, prepared: requests.PreparedRequest, call: Call) -> Reply:
-        response = self._adapter.send(
+    def _post(self, live: _Live, request: Request, headers: dict[str, str], call: Call) -> Reply:
+        # Session.prepare_request would cost as much again as the request, for cookies, netrc and
+        # encodings that have no place here.
+        prepared: Any = requests.PreparedRequest()
+        prepared.method, prepared.url, prepared.body = "POST", request.url, request.body
+        prepared.headers = headers
+        response: Any = live.adapter.send(
             prepared,
             stream=True,
             timeout=call.remaining,
-            verify=self.ca_bundle or True,
             proxies={"http": self.proxy, "https": self.proxy} if self.proxy else None,
         )
         try:
-            headers = {name.lower(): value for name, value in response.headers.items()}
-            body = _read(response, headers.get("content-encoding", ""))
+            if response.status < 200:  # only an interim answer: the real one is still to come
+                raise InterimReply
+            named = {name.lower(): value for name, value in response.headers.itermerged()}
+            reply = Reply(
+                status=response.status,
+                headers=named,
+                body=_read(response, named.get("content-encoding", "")),
+            )
+            call.finish()
+            if call.expired:  # the end that was read may be the watchdog's doing
+                raise TimeoutError
         except BaseException:
-            response.raw.close()  # an unread rest would be taken for the next answer
+            response.close()  # an unread rest would be taken for the next answer
             raise
-        response.raw.release_conn()
-        return Reply(status=response.status_code, headers=headers, body=body)
+        response.release_conn()
+        return reply
 
-    def _open(self) -> None:
-        """Make the connections' pool and the threads, once per process."""
-        if self._pid == os.getpid():
-            return
-        with self._lock:
-            if self._pid != os.getpid():
-                self._adapter = _Adapter(
-                    pool_connections=4, pool_maxsize=self.max_connections + 1, max_retries=0
-                )
-                self._threads = ThreadPoolExecutor(
-                    self.max_connections, thread_name_prefix=f"django-push-{self.alias}"
-                )
-                self._pid = os.getpid()
+    def _open(self) -> _Live:
+        live = self._live
+        if live is None:
+            with self._lock:
+                live = self._opened()
+        return live
+
+    def _opened(self) -> _Live:
+        if self._live is None:
+            self._live = _Live(self)
+        return self._live
 
     def close(self) -> None:
         with self._lock:
-            if self._pid == os.getpid():
-                self._threads.shutdown(wait=False)
-                self._adapter.close()
-            self._pid = 0
+            live, self._live = self._live, None
+        if live is not None:
+            live.threads.shutdown(wait=False)
+            live.adapter.close()
+
+
+class _Live:
+    """What a transport has open in this process: connections, threads, and how many may be in use."""
+
+    def __init__(self, transport: Transport) -> None:
+        most = transport.max_connections
+        self.adapter = Adapter(connections=most, ca_bundle=transport.ca_bundle)
+        self.threads = ThreadPoolExecutor(most, thread_name_prefix=f"django-push-{transport.alias}")
+        self.slots = threading.BoundedSemaphore(most)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """One exchange, as the threads that work for it see it."""
+
+    authorize: Authorize | None
+    done: SimpleQueue[tuple[Request, Reply]] = field(default_factory=SimpleQueue)
+    is_wanted: bool = True
+
+
+def _until_error(requests: Iterable[Request], errors: list[Exception]) -> Iterator[Request]:
+    """Yield the requests; put an error of theirs aside until what is in flight has been answered."""
+    try:
+        yield from requests
+    except Exception as error:  # noqa: BLE001 - raised by exchange, at its end
+        errors.append(error)
 
 
 def _chain(first: Request, second: Request, rest: Iterator[Request]) -> Iterator[Request]:
@@ -207,38 +193,43 @@ def _chain(first: Request, second: Request, rest: Iterator[Request]) -> Iterator
 
 
 @sensitive_variables()
-def _prepare(request: Request, extra: dict[str, str]) -> requests.PreparedRequest:
+def _headers(request: Request, authorize: Authorize | None) -> dict[str, str]:
     headers = {
         "Accept": "application/json",
         "Accept-Encoding": "gzip",
         "User-Agent": USER_AGENT,
+        "Content-Length": str(len(request.body)),
         **request.headers,
-        **extra,
     }
-    prepared = requests.PreparedRequest()
-    prepared.prepare(method="POST", url=request.url, headers=headers, data=request.body)
-    return prepared
+    if authorize is not None:
+        headers["Authorization"] = authorize()
+    return headers
 
 
-def _read(response: requests.Response, encoding: str) -> bytes:
+def _read(response: Any, encoding: str) -> bytes:
     """Return the body, decompressed, never holding more than MAX_REPLY of it. Raises ValueError."""
     inflate = None
     if encoding.strip().lower() in ("gzip", "deflate", "x-gzip"):
         inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)
-    parts, size = [], 0
-    for chunk in response.raw.stream(_CHUNK, decode_content=False):
+    parts, received, size = [], 0, 0
+    for chunk in response.stream(_CHUNK, decode_content=False):
+        received += len(chunk)
         part = inflate.decompress(chunk, MAX_REPLY + 1 - size) if inflate else chunk
         parts.append(part)
         size += len(part)
-        if size > MAX_REPLY:
+        if max(size, received) > MAX_REPLY:
             raise ReplyTooLong
-    if inflate and not inflate.eof and size:
+    if inflate and received and not inflate.eof:
         raise EOFError("the compressed reply is cut short")
     return b"".join(parts)
 
 
 class ReplyTooLong(ValueError):
     """The reply is longer than any provider's."""
+
+
+class InterimReply(ValueError):
+    """The server said 1xx and nothing that ends the request."""
 
 
 def _reason(error: BaseException) -> str:
@@ -252,4 +243,17 @@ def _reason(error: BaseException) -> str:
             break
         seen = inner
     name = type(seen).__name__
-    return "timeout" if "Timeout" in name or "timeout" in name else name
+    return "timeout" if "timeout" in name.lower() else name
+
+
+_transports: weakref.WeakSet[RequestsTransport] = weakref.WeakSet()
+
+
+def _forget_in_child() -> None:
+    """Leave connections, threads and held locks to the parent process."""
+    for transport in list(_transports):
+        transport._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)
