@@ -1,1 +1,221 @@
-"""System checks (written below)."""
+"""One check per misconfiguration, each with an id and what to do. None raises, none asks a provider."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from django.apps import apps
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning, register
+from django.core.exceptions import ImproperlyConfigured
+from django.db.models import BigAutoField
+from django.utils.module_loading import import_string
+
+from django_push.backends.base import BasePushBackend
+from django_push.conf import NAMES, push_settings
+from django_push.exceptions import InvalidPushBackend
+from django_push.handler import MissingExtra, accepted_options, make_channel, redirected
+from django_push.models import AbstractPushToken
+
+TAG = "push"
+#: The longest alias that fits into a token's row.
+MAX_ALIAS = 64
+#: How like one of ours a setting must be to be taken for a slip: PUSH_BACKEND yes, PUSH_BACKUP no.
+_LIKENESS = 0.82
+_KEYS = ("BACKEND", "OPTIONS")
+
+
+def _error(number: int, message: str, hint: str) -> Error:
+    return Error(message, hint=hint, id=f"django_push.E{number:03}")
+
+
+def _warning(number: int, message: str, hint: str) -> Warning:
+    return Warning(message, hint=hint, id=f"django_push.W{number:03}")
+
+
+# --- PUSH_BACKENDS --------------------------------------------------------------------------------
+
+
+@register(TAG)
+def check_backends(**kwargs: Any) -> list[CheckMessage]:
+    """Check the aliases one by one."""
+    try:
+        backends = push_settings.backends
+    except ImproperlyConfigured:
+        hint = 'Write {"default": {"BACKEND": "django_push.backends.expo.ExpoBackend"}}.'
+        return [_error(1, "PUSH_BACKENDS is no dictionary.", hint)]
+    if not backends:
+        hint = "Name a backend, or leave the setting out to have Expo."
+        return [_warning(1, "PUSH_BACKENDS is empty: nothing can be sent.", hint)]
+    return [message for alias in backends for message in _check_alias(alias, backends[alias])]
+
+
+def _check_alias(alias: object, config: object) -> Iterator[CheckMessage]:
+    where = f"PUSH_BACKENDS[{alias!r}]"
+    if not isinstance(alias, str) or not 0 < len(alias) <= MAX_ALIAS:
+        hint = f"It is a string of 1 to {MAX_ALIAS} characters, which is kept with each token."
+        yield _error(2, f"{where}: this is no alias.", hint)
+        return
+    if not isinstance(config, Mapping) or not isinstance(config.get("BACKEND"), str):
+        hint = 'Write {"BACKEND": "django_push.backends.expo.ExpoBackend"}.'
+        yield _error(3, f"{where}: there is no BACKEND.", hint)
+        return
+    unknown = [key for key in config if key not in _KEYS]
+    for key in unknown:
+        yield _error(4, f"{where}: unknown key {key!r}.", _did_you_mean(key, _KEYS))
+    problem, cls = _find_class(where, config["BACKEND"])
+    if problem is not None:
+        yield problem
+        return
+    assert cls is not None
+    wrong = list(_check_options(where, cls, config.get("OPTIONS", {})))
+    yield from wrong
+    if not unknown and not wrong:
+        yield from _check_values(alias, config.get("OPTIONS", {}))
+
+
+def _find_class(where: str, path: str) -> tuple[CheckMessage | None, type[BasePushBackend] | None]:
+    """Return the class of a dotted path, or what is wrong with the path."""
+    try:
+        cls = import_string(path)
+    except Exception as error:  # noqa: BLE001 - a module may do anything when it is imported
+        hint = "Write the dotted path of a class, and see that its package is installed."
+        return _error(5, f"{where}: {path!r} cannot be imported: {error}", hint), None
+    if not (isinstance(cls, type) and issubclass(cls, BasePushBackend)):
+        hint = "Subclass django_push.backends.base.BasePushBackend."
+        return _error(6, f"{where}: {path!r} is no push backend.", hint), None
+    return None, cls
+
+
+def _check_options(where: str, cls: type[BasePushBackend], options: object) -> Iterator[CheckMessage]:
+    if not isinstance(options, Mapping):
+        yield _error(7, f"{where}: OPTIONS is no dictionary.", "Its keys are the backend's options.")
+        return
+    names, required = accepted_options(cls)
+    for name in options:
+        if name not in names:
+            yield _error(8, f"{where}: unknown option {name!r}.", _did_you_mean(name, names))
+    try:
+        given = redirected(cls, options)
+    except ImproperlyConfigured:  # the emulator's own check tells
+        return
+    for name in sorted(required - given.keys()):
+        yield _error(9, f"{where}: the option {name!r} is missing.", f"{cls.__name__} needs it.")
+
+
+def _check_values(alias: str, options: Mapping[str, Any]) -> Iterator[CheckMessage]:
+    """Make the backend as sending would: its constructor knows what is wrong with a value."""
+    if any(callable(value) for value in options.values()):
+        return  # it may ask a vault over the network
+    try:
+        make_channel(alias)
+    except MissingExtra as error:
+        yield _error(11, str(error), "Run: pip install 'django-push-tokens[fcm]'.")
+    except InvalidPushBackend as error:
+        yield _error(10, str(error), "See the backend's options in the documentation.")
+    except ImproperlyConfigured:
+        return
+    except Exception as error:  # noqa: BLE001 - a third party's; its text may hold an option
+        message = f"PUSH_BACKENDS[{alias!r}]: {type(error).__name__} from its options."
+        yield _error(10, message, "See the backend's options in its documentation.")
+
+
+# --- the other settings ---------------------------------------------------------------------------
+
+
+@register(TAG)
+def check_token_model(**kwargs: Any) -> list[CheckMessage]:
+    """Check what PUSH_TOKEN_MODEL names."""
+    label = push_settings.token_model
+    try:
+        model = apps.get_model(label)
+    except Exception as error:  # noqa: BLE001 - ValueError, LookupError, or anything of a wrong type
+        hint = "Name an installed model, no abstract one, as 'app_label.ModelName'."
+        return [_error(12, f"PUSH_TOKEN_MODEL: {label!r} is no model: {error}", hint)]
+    if not issubclass(model, AbstractPushToken):
+        hint = "Subclass django_push.models.AbstractPushToken."
+        return [_error(13, f"PUSH_TOKEN_MODEL: {label} is no push token model.", hint)]
+    if not isinstance(model._meta.pk, BigAutoField):
+        message = f"PUSH_TOKEN_MODEL: the primary key of {model._meta.label} is no BigAutoField."
+        return [_error(14, message, "Leave the primary key as AbstractPushToken has it.")]
+    return []
+
+
+@register(TAG)
+def check_dispatcher(**kwargs: Any) -> list[CheckMessage]:
+    """Check what PUSH_DISPATCHER names."""
+    path = push_settings.dispatcher
+    try:
+        dispatcher = import_string(path)
+    except Exception as error:  # noqa: BLE001 - a module may do anything when it is imported
+        hint = "Write the dotted path of a class, such as 'django_push.dispatch.inline.InlineDispatcher'."
+        return [_error(15, f"PUSH_DISPATCHER: {path!r} cannot be imported: {error}", hint)]
+    if not (isinstance(dispatcher, type) and callable(getattr(dispatcher, "enqueue", None))):
+        hint = "It is a class with a method enqueue(job, payload)."
+        return [_error(16, f"PUSH_DISPATCHER: {path!r} is no dispatcher.", hint)]
+    return []
+
+
+@register(TAG)
+def check_emulator(**kwargs: Any) -> list[CheckMessage]:
+    """Check that the emulator is on this machine."""
+    try:
+        assert isinstance(push_settings.emulator_url, str)
+    except ImproperlyConfigured as error:
+        hint = "The emulator gets real tokens over plain http: write 'localhost:8025', or ''."
+        return [_error(17, str(error), hint)]
+    return []
+
+
+@register(TAG)
+def check_names(**kwargs: Any) -> list[CheckMessage]:
+    """Warn of settings that are nearly one of ours; others may be another app's."""
+    messages: list[CheckMessage] = []
+    for name in sorted(set(dir(settings)) - set(NAMES)):
+        if name.startswith("PUSH_") and difflib.get_close_matches(name, NAMES, 1, _LIKENESS):
+            messages.append(_warning(2, f"There is no setting {name}.", _did_you_mean(name, NAMES)))
+    return messages
+
+
+# --- deployment -----------------------------------------------------------------------------------
+
+
+@register(TAG, deploy=True)
+def check_deployed_emulator(**kwargs: Any) -> list[CheckMessage]:
+    """Warn of an emulator that takes all pushes."""
+    if not getattr(settings, "PUSH_EMULATOR_HOST", ""):
+        return []
+    hint = "Leave the setting out where phones are to get the pushes."
+    return [_warning(3, "PUSH_EMULATOR_HOST is set: no push leaves this machine.", hint)]
+
+
+@register(TAG, deploy=True)
+def check_deployed_backends(**kwargs: Any) -> list[CheckMessage]:
+    """Warn of backends that send nothing."""
+    try:
+        backends = push_settings.backends
+    except ImproperlyConfigured:
+        return []
+    messages: list[CheckMessage] = []
+    for alias, config in backends.items():
+        path = config.get("BACKEND") if isinstance(config, Mapping) else None
+        _, cls = _find_class("", path) if isinstance(path, str) else (None, None)
+        if cls is not None and cls.transport in _TEST_TRANSPORTS:
+            message = f"PUSH_BACKENDS[{alias!r}]: {cls.__name__} sends nothing."
+            messages.append(_warning(4, message, "Name a provider's backend where phones are to get the pushes."))
+    return messages
+
+
+_TEST_TRANSPORTS = {
+    "django_push.transport.base.NoTransport",
+    "django_push.transport.console.ConsoleTransport",
+    "django_push.transport.memory.MemoryTransport",
+}
+
+
+def _did_you_mean(name: object, names: Iterable[str]) -> str:
+    known = sorted(names)
+    close = difflib.get_close_matches(str(name), known, 1)
+    return f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(known)}."

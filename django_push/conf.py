@@ -17,6 +17,11 @@ DEFAULT_BACKENDS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+#: All settings of this app. A check warns of a name that is nearly one of them.
+NAMES = ("PUSH_BACKENDS", "PUSH_TOKEN_MODEL", "PUSH_DISPATCHER", "PUSH_AUDIENCES", "PUSH_EMULATOR_HOST")
+_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+
+
 class PushSettings:
     """Every setting of this app, with its default."""
 
@@ -26,6 +31,7 @@ class PushSettings:
         if value is None:
             return DEFAULT_BACKENDS
         if not isinstance(value, Mapping):
+            del value  # it may hold keys, and an error page shows what is at hand where it is raised
             raise ImproperlyConfigured("PUSH_BACKENDS must be a dictionary of aliases.")
         return value
 
@@ -51,11 +57,16 @@ def emulator_url(host: str) -> str:
     """
     if not host:
         return ""
-    url = host if "://" in host else f"http://{host}"
-    parts = urlsplit(url)
-    if parts.hostname not in {"127.0.0.1", "localhost", "::1"} or parts.scheme != "http":
+    try:
+        parts = urlsplit(host if "://" in host else f"http://{host}")
+        is_here = parts.scheme == "http" and parts.hostname in _LOOPBACK
+        port = f":{parts.port}" if parts.port else ""
+    except (TypeError, ValueError):
+        is_here = False
+    if not is_here or "@" in parts.netloc or parts.path.strip("/") or parts.query or parts.fragment:
         raise ImproperlyConfigured("PUSH_EMULATOR_HOST must be a loopback address, host:port.")
-    return url.rstrip("/")
+    name = parts.hostname or ""
+    return f"http://{f'[{name}]' if ':' in name else name}{port}"
 
 
 push_settings = PushSettings()

@@ -6,6 +6,7 @@ import inspect
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
@@ -17,6 +18,10 @@ from django_push.credentials import ServiceAccountCredentials, StaticCredentials
 from django_push.exceptions import AmbiguousBackend, InvalidPushBackend
 from django_push.transport.base import Transport
 from django_push.wire import Reply, Request, ServiceAccountAuth, StaticAuth
+
+
+class MissingExtra(InvalidPushBackend):
+    """A backend needs a package that is not installed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,7 @@ class PushBackendHandler:
             with self._lock:
                 channel = self._channels.get(alias)
                 if channel is None:
-                    channel = self._channels[alias] = _make_channel(alias)
+                    channel = self._channels[alias] = make_channel(alias)
         return channel
 
     def infer(self, token: str) -> str:
@@ -88,9 +93,13 @@ class PushBackendHandler:
 
 
 @sensitive_variables()
-def _make_channel(alias: str) -> Channel:
+def make_channel(alias: str) -> Channel:
+    """Return a new backend of the alias with its transport. It reaches no network before it is used."""
     backend = make_backend(alias)
-    transport_class: type[Transport] = import_string(backend.transport)
+    try:
+        transport_class: type[Transport] = import_string(backend.transport)
+    except ImportError as error:
+        raise InvalidPushBackend(f"its transport cannot be imported: {error}", alias=alias) from None
     transport = transport_class(
         alias=alias,
         timeout=backend.timeout,
@@ -98,32 +107,34 @@ def _make_channel(alias: str) -> Channel:
         proxy=backend.proxy,
         ca_bundle=backend.ca_bundle,
     )
+    return Channel(backend, transport, _make_credentials(backend, transport))
+
+
+@sensitive_variables()
+def _make_credentials(
+    backend: BasePushBackend, transport: Transport
+) -> StaticCredentials | ServiceAccountCredentials | None:
     auth = backend.auth
+    if auth is None:
+        return None
     if isinstance(auth, StaticAuth):
-        return Channel(backend, transport, StaticCredentials(auth))
-    if isinstance(auth, ServiceAccountAuth):
-        try:
-            return Channel(backend, transport, ServiceAccountCredentials(auth, transport))
-        except ImportError:
-            reason = "google-auth is not installed; install django-push-tokens[fcm]."
-        except ValueError:
-            reason = "service_account_key: its private_key cannot be read."
-        raise InvalidPushBackend(reason, alias=alias)
-    return Channel(backend, transport, None)
+        return StaticCredentials(auth)
+    try:
+        return ServiceAccountCredentials(auth, transport)
+    except ImportError:
+        reason = "google-auth is not installed; install django-push-tokens[fcm]."
+        refused: InvalidPushBackend = MissingExtra(reason, alias=backend.alias)
+    except ValueError:
+        reason = "service_account_key: its private_key cannot be read."
+        refused = InvalidPushBackend(reason, alias=backend.alias)
+    raise refused
 
 
 def backend_class(alias: str) -> type[BasePushBackend]:
     """Return the class that the alias names. Raises InvalidPushBackend."""
-    config = push_settings.backends.get(alias)
-    if config is None:
-        known = ", ".join(map(repr, push_settings.backends)) or "none"
-        raise InvalidPushBackend(f"{alias!r} is not in PUSH_BACKENDS (there: {known}).")
-    if not isinstance(config, Mapping) or not isinstance(config.get("BACKEND"), str):
-        raise InvalidPushBackend("BACKEND must be the dotted path of a class.", alias=alias)
-    if unknown := config.keys() - {"BACKEND", "OPTIONS"}:
-        raise InvalidPushBackend(f"unknown key {min(unknown)!r}; there are BACKEND and OPTIONS.", alias=alias)
+    path = _told(_backend_path(alias))
     try:
-        found = import_string(config["BACKEND"])
+        found = import_string(path)
     except ImportError as error:
         raise InvalidPushBackend(f"BACKEND cannot be imported: {error}", alias=alias) from None
     if not (isinstance(found, type) and issubclass(found, BasePushBackend)):
@@ -131,25 +142,69 @@ def backend_class(alias: str) -> type[BasePushBackend]:
     return found
 
 
-@sensitive_variables()
 def make_backend(alias: str) -> BasePushBackend:
     """Return a new instance of the alias's backend, pointed at the emulator if that is set."""
-    cls = backend_class(alias)
-    options = push_settings.backends[alias].get("OPTIONS", {})
-    if not isinstance(options, Mapping):
-        raise InvalidPushBackend("OPTIONS must be a dictionary.", alias=alias)
-    options = dict(options)
+    return _told(_made(alias, backend_class(alias)))
+
+
+# In development Django's error page shows the local variables of every frame, even of functions that
+# are marked as sensitive. So those that hold an option return an error, and others raise it.
+
+_Found = TypeVar("_Found")
+
+
+def _told(found: _Found | InvalidPushBackend) -> _Found:
+    if isinstance(found, InvalidPushBackend):
+        raise found
+    return found
+
+
+@sensitive_variables()
+def _backend_path(alias: str) -> str | InvalidPushBackend:
+    config = push_settings.backends.get(alias)
+    if config is None:
+        known = ", ".join(map(repr, push_settings.backends)) or "none"
+        return InvalidPushBackend(f"{alias!r} is not in PUSH_BACKENDS (there: {known}).")
+    path = config.get("BACKEND") if isinstance(config, Mapping) else None
+    if not isinstance(path, str):
+        return InvalidPushBackend("BACKEND must be the dotted path of a class.", alias=alias)
+    if unknown := [repr(key) for key in config if key not in ("BACKEND", "OPTIONS")]:
+        return InvalidPushBackend(f"unknown key {min(unknown)}; there are BACKEND and OPTIONS.", alias=alias)
+    return path
+
+
+@sensitive_variables()
+def _made(alias: str, cls: type[BasePushBackend]) -> BasePushBackend | InvalidPushBackend:
+    given = push_settings.backends[alias].get("OPTIONS", {})
+    if not isinstance(given, Mapping):
+        return InvalidPushBackend("OPTIONS must be a dictionary.", alias=alias)
+    options = redirected(cls, given)
     names, required = accepted_options(cls)
-    if push_settings.emulator_url and cls.transport == BasePushBackend.transport:
-        options["endpoint"] = push_settings.emulator_url + cls.emulator_path
     for name in options:
         if name not in names:
-            raise InvalidPushBackend(
-                f"unknown option {name!r}; there are: {', '.join(sorted(names))}.", alias=alias
-            )
+            known = ", ".join(sorted(names))
+            return InvalidPushBackend(f"unknown option {name!r}; there are: {known}.", alias=alias)
     if missing := required - options.keys():
-        raise InvalidPushBackend(f"missing option: {', '.join(sorted(missing))}.", alias=alias)
-    return cls(alias=alias, **options)
+        return InvalidPushBackend(f"missing option: {', '.join(sorted(missing))}.", alias=alias)
+    try:
+        return cls(alias=alias, **options)
+    except InvalidPushBackend as error:
+        error.__context__ = error.__cause__ = None  # it may hold what could not be read
+        return error.with_traceback(None)
+    except Exception as error:  # noqa: BLE001 - its text may hold what was given
+        return InvalidPushBackend(f"its options lead to {type(error).__name__}.", alias=alias)
+
+
+def redirected(cls: type[BasePushBackend], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a backend that is reached over the network, pointed at the emulator, if any.
+
+    Past any proxy: what goes to this machine over plain http stays on it.
+    """
+    url = push_settings.emulator_url
+    if not url or cls.transport != BasePushBackend.transport:
+        return dict(options)
+    kept = {name: value for name, value in options.items() if name != "proxy"}
+    return {**kept, "endpoint": url + cls.emulator_path}
 
 
 def accepted_options(cls: type[BasePushBackend]) -> tuple[set[str], set[str]]:

@@ -22,6 +22,10 @@ PRIORITIES = ("normal", "high")
 INTERRUPTION_LEVELS = ("passive", "active", "time-sensitive", "critical")
 TOPIC_NAME = re.compile(r"[a-zA-Z0-9\-_.~%]{1,900}")
 MAX_CONDITION_TOPICS = 5
+_IN_TOPICS = re.compile(rf"'{TOPIC_NAME.pattern}'\s+in\s+topics\b")
+#: How many objects and lists may stand in one another. Phones and providers read no such data, and
+#: what is deeper could be checked here but not be written further down.
+MAX_DEPTH = 100
 
 #: A string, or a lazy translation that is rendered in each token's own language.
 Text: TypeAlias = str | Promise
@@ -48,10 +52,13 @@ class Condition:
 
     def __post_init__(self) -> None:
         text = self.expression
-        if not isinstance(text, str) or not text.strip():
-            raise InvalidMessage("A condition is an expression such as \"'news' in topics\".")
-        if not 1 <= len(re.findall(r"'[^']*'\s+in\s+topics", text)) <= MAX_CONDITION_TOPICS:
-            raise InvalidMessage("A condition names one to five topics: \"'news' in topics\".")
+        if not isinstance(text, str):
+            raise InvalidMessage(f"A condition is a string, not {_type(text)}.")
+        rest, topics = _IN_TOPICS.subn("", text)
+        if not 1 <= topics <= MAX_CONDITION_TOPICS or re.search(r"[^\s()&|!]", rest):
+            raise InvalidMessage(
+                "A condition joins one to five topics with &&, || and !, each as \"'news' in topics\"."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +104,7 @@ class PushMessage:
         for name in _STRINGS:
             _check_string(name, getattr(self, name))
         for name in ("content_available", "mutable_content"):
-            if getattr(self, name) not in (None, True, False):
+            if not isinstance(getattr(self, name), (bool, type(None))):
                 raise InvalidMessage(f"{name} must be True or False.")
         _check_choice("priority", self.priority, PRIORITIES)
         _check_choice("interruption_level", self.interruption_level, INTERRUPTION_LEVELS)
@@ -114,13 +121,10 @@ class PushMessage:
                 _check_json(name, value)
         if not isinstance(self.data, (Mapping, type(None))):
             raise InvalidMessage(f"data must be a dictionary, not {_type(self.data)}.")
-        if not isinstance(self.provider_options, Mapping):
-            raise InvalidMessage("provider_options must map a provider's name to a dictionary.")
-        for provider, options in self.provider_options.items():
-            if not isinstance(options, Mapping):
-                raise InvalidMessage(f"provider_options[{provider!r}] must be a dictionary.")
-            _check_json(f"provider_options[{provider!r}]", options)
-        if not any(getattr(self, name) or getattr(self, name) == 0 for name in _CONTENT):
+        _check_options(self.provider_options)
+        if not any(_says_something(getattr(self, name)) for name in _CONTENT) and not any(
+            self.provider_options.values()
+        ):
             raise InvalidMessage("There is nothing in the message: give a title, a body or data.")
 
     @property
@@ -138,16 +142,13 @@ class PushMessage:
     @property
     def is_lazy(self) -> bool:
         """Whether a text waits for a language."""
-        texts = (getattr(self, name) for name in _TEXTS)
-        return any(isinstance(text, Promise) for text in texts) or _has_promise(self.data)
+        return any(_has_promise(getattr(self, name)) for name in (*_TEXTS, *_JSON))
 
     def render(self, language: str) -> PushMessage:
         """Return this message with its lazy texts in ``language``, a code that Django supports."""
         with translation.override(language):
-            changes: dict[str, Any] = {
-                name: str(text) for name in _TEXTS if isinstance(text := getattr(self, name), Promise)
-            }
-            return dataclasses.replace(self, data=_render(self.data), **changes)
+            changes = {name: _render(getattr(self, name)) for name in (*_TEXTS, *_JSON)}
+            return dataclasses.replace(self, **changes)
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``PushMessage(**…)`` makes this message of again, as plain JSON values."""
@@ -156,8 +157,8 @@ class PushMessage:
             values["ttl"] = self.ttl_seconds
         if self.provider_options:
             values["provider_options"] = self.provider_options
-        plain: dict[str, Any] = json.loads(json.dumps(values, default=_plain))
-        return plain
+        fields: dict[str, Any] = json.loads(json.dumps(values, default=plain))
+        return fields
 
 
 FIELDS = tuple(f.name for f in dataclasses.fields(PushMessage) if f.name != "provider_options")
@@ -166,10 +167,8 @@ _STRINGS = (
     "image", "icon", "color", "collapse_key", "tag", "channel_id", "category", "thread_id",
     "link", "analytics_label",
 )  # fmt: skip
-_CONTENT = (
-    "title", "body", "subtitle", "data", "image", "sound", "badge", "content_available",
-    "provider_options",
-)  # fmt: skip
+_JSON = ("data", "sound", "provider_options")
+_CONTENT = ("title", "body", "subtitle", "data", "image", "sound", "badge", "content_available")
 
 
 def language_for(locale: str) -> str:
@@ -209,7 +208,7 @@ def is_utf8(text: str) -> bool:
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value is not None and value not in choices:
+    if value is not None and not (isinstance(value, str) and value in choices):
         raise InvalidMessage(f"{name} must be one of: {', '.join(choices)}.")
 
 
@@ -224,29 +223,54 @@ def _check_count(name: str, value: object, most: int, unit: str = "") -> None:
 
 def _check_json(name: str, value: Mapping[str, Any]) -> None:
     try:
-        _check_keys(name, value)
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)
+        _check_keys(value, MAX_DEPTH)
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_unread)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidMessage(f"{name} must be JSON: {error}") from None
     if not is_utf8(text):
         raise InvalidMessage(f"{name} has surrogate characters and cannot be sent as UTF-8.")
 
 
-def _check_keys(name: str, value: object) -> None:
+def _check_keys(value: object, depth: int) -> None:
+    if not depth:
+        raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
     if isinstance(value, Mapping):
         for key, item in value.items():
             if not isinstance(key, str):
                 raise TypeError(f"the key {key!r} is no string")
-            _check_keys(name, item)
+            _check_keys(item, depth - 1)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            _check_keys(name, item)
+            _check_keys(item, depth - 1)
 
 
-def _plain(value: object) -> object:
+def _check_options(options: object) -> None:
+    if not isinstance(options, Mapping):
+        raise InvalidMessage("provider_options must map a provider's name to a dictionary.")
+    for provider, said in options.items():
+        if not isinstance(provider, str):
+            raise InvalidMessage(f"provider_options: {provider!r} is no provider's name.")
+        if not isinstance(said, Mapping):
+            raise InvalidMessage(f"provider_options[{provider!r}] must be a dictionary.")
+        _check_json(f"provider_options[{provider!r}]", said)
+
+
+def _says_something(value: object) -> bool:
+    """Whether a field is content. A badge of 0 is: it clears the badge. A lazy text is, unread."""
+    if isinstance(value, (Promise, bool)):
+        return value is not False
+    return value == 0 or bool(value)
+
+
+def plain(value: object) -> object:
     """Let json write lazy texts and mappings that are no dict; anything else is not JSON."""
+    return str(value) if isinstance(value, Promise) else _unread(value)
+
+
+def _unread(value: object) -> object:
+    """As ``plain``, but leave a lazy text unread: translations may not be loaded yet."""
     if isinstance(value, Promise):
-        return str(value)
+        return ""
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"{_type(value)} is no JSON type; convert it first")

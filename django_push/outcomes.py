@@ -66,18 +66,22 @@ _DEAD = frozenset({Outcome.UNREGISTERED, Outcome.INVALID_TOKEN})
 
 def mask(token: str) -> str:
     """Return enough of a token to recognise it in a log, and too little to use it."""
-    head, bracket, inner = token.partition("[")
-    if not bracket:
-        head, inner = "", token
+    head, inner = "", token
+    if token.startswith(("ExponentPushToken[", "ExpoPushToken[")):
+        head, bracket, inner = token.partition("[")
+        head += bracket
     shown = len(inner) // 4
     start, end = min(6, shown), min(4, shown)
-    return f"{head}{bracket}{inner[:start]}…{inner[len(inner) - end :]}"
+    return head + _printable(f"{inner[:start]}…{inner[len(inner) - end :]}")
 
 
 def cut(text: object) -> str:
     """Return a provider's text as one printable line of at most DETAIL_LENGTH characters."""
-    line = "".join(c if c.isprintable() else " " for c in str(text)[: DETAIL_LENGTH * 2])
-    return line.strip()[:DETAIL_LENGTH]
+    return _printable(str(text)[: DETAIL_LENGTH * 2]).strip()[:DETAIL_LENGTH]
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
 
 
 class TargetKind:

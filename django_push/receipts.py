@@ -8,17 +8,19 @@ from __future__ import annotations
 import json
 import logging
 import re
+import struct
 import uuid
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
-from struct import Struct
 
 from django.db import connections, router, transaction
 
 from django_push import signals, tokens
 from django_push.backends.base import BasePushBackend
+from django_push.exceptions import InvalidPushBackend
 from django_push.handler import push_backends
 from django_push.models import (
     DatabaseNow,
@@ -45,8 +47,8 @@ LEAST_PAUSE = timedelta(minutes=1)
 TICKETS_PER_BATCH = 1000
 BATCHES_PER_CLAIM = 20
 
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-_PAIR = Struct(">16sq")
+#: What is packed as a UUID comes back in the same letters, so only the usual form is.
+_UUIDS = re.compile(r"(?:[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12},)+")
 _PACKED, _TEXT = b"u", b"t"
 
 #: A ticket's id and its token's primary key.
@@ -57,13 +59,15 @@ Pair = tuple[str, int]
 class ReceiptSummary:
     """What one run over the due receipts found, in tickets.
 
-    ``ok`` were taken by Apple or Google, ``deactivated`` tokens turned out dead, ``problems`` are
-    failures that are no token's fault, ``missing`` have no receipt yet, ``expired`` never got one,
-    ``failed`` could not be asked about.
+    ``ok`` were taken by Apple or Google, ``deactivated`` tokens turned out dead, ``outdated`` are dead
+    verdicts on tokens that have registered again or are gone already, ``problems`` are failures that
+    are no token's fault, ``missing`` have no receipt yet, ``expired`` never got one, ``failed`` could
+    not be asked about.
     """
 
     ok: int = 0
     deactivated: int = 0
+    outdated: int = 0
     problems: int = 0
     missing: int = 0
     expired: int = 0
@@ -88,9 +92,11 @@ def remember(tickets: Iterable[Ticket], sent_at: datetime) -> None:
     """
     by_alias: dict[str, list[Pair]] = {}
     for ticket in tickets:
-        if ticket.id and ticket.outcome is Outcome.ACCEPTED and ticket.target.pk is not None:
-            by_alias.setdefault(ticket.backend, []).append((ticket.id, ticket.target.pk))
+        pk = ticket.target.pk
+        if ticket.id and pk is not None and ticket.outcome is Outcome.ACCEPTED:
+            by_alias.setdefault(ticket.backend, []).append((ticket.id, pk))
     for alias, pairs in by_alias.items():
+        pairs = _unambiguous(pairs)
         for start in range(0, len(pairs), TICKETS_PER_BATCH):
             part = pairs[start : start + TICKETS_PER_BATCH]
             ReceiptBatch.objects.using(_database()).create(
@@ -103,18 +109,30 @@ def remember(tickets: Iterable[Ticket], sent_at: datetime) -> None:
             )
 
 
-def check_push_receipts(*, backend: str | None = None) -> ReceiptSummary:
+def _unambiguous(pairs: list[Pair]) -> list[Pair]:
+    """Leave out ids that two tokens were given: whose receipt it is could not be told."""
+    count = Counter(ticket_id for ticket_id, _ in pairs)
+    return pairs if len(count) == len(pairs) else [pair for pair in pairs if count[pair[0]] == 1]
+
+
+def check_push_receipts(
+    *, backend: str | None = None, is_stopped: Callable[[], bool] = lambda: False
+) -> ReceiptSummary:
     """Ask for all receipts that are due, of one alias or of all, and write what they say.
 
-    Any number of processes may do so at once. Raises InvalidPushBackend for an alias given and
-    unknown; batches of aliases that are gone are counted as expired at their deadline.
+    Any number of processes may do so at once. An alias whose requests fail is left until later.
+    ``is_stopped`` is asked between claims of a few thousand tickets. Raises InvalidPushBackend for
+    an alias given and unknown; batches of aliases that are gone expire at their deadline.
     """
     if backend is not None:
         push_backends.channel(backend)
     summary = ReceiptSummary()
     for alias in [backend] if backend is not None else _due_aliases():
-        while batches := _claim(alias):
-            summary += _check(alias, batches)
+        while not is_stopped() and (batches := _claim(alias)):
+            found = _check(alias, batches)
+            summary += found
+            if found.failed:
+                break
     signals.receipts_checked.send_robust(sender=None, summary=summary)
     if summary:
         logger.info("receipts: %s", summary)
@@ -133,7 +151,8 @@ def _claim(alias: str) -> list[ReceiptBatch]:
     claim = uuid.uuid4().hex
     skips = connections[using].features.has_select_for_update_skip_locked
     with transaction.atomic(using=using):
-        rows.filter(pk=-1).update(claim="")  # SQLite: begin with a write
+        if connections[using].vendor == "sqlite":  # begin with a write, so that writers wait in line
+            rows.filter(pk=-1).update(claim="")
         due = rows.filter(backend=alias, due_at__lte=DatabaseNow()).order_by("due_at", "pk")
         locked = due.select_for_update(skip_locked=skips)[:BATCHES_PER_CLAIM]
         pks = sorted(batch.pk for batch in locked)
@@ -153,7 +172,8 @@ def _check(alias: str, batches: Sequence[ReceiptBatch]) -> ReceiptSummary:
             found.update((receipt.id, receipt) for receipt in answer.receipts)
         else:
             failed.update(dict.fromkeys(asked, answer))
-            logger.error("receipts of %r: %s %s", alias, answer.code, answer.detail)
+    for why in {f"{answer.code} {answer.detail}".strip() for answer in failed.values()}:
+        logger.error("receipts of %r: %s", alias, why)
     summary = ReceiptSummary()
     for batch in batches:
         summary += _write(batch, pairs[batch.pk], found, failed)
@@ -162,12 +182,15 @@ def _check(alias: str, batches: Sequence[ReceiptBatch]) -> ReceiptSummary:
 
 def _ask(alias: str, ids: Sequence[str]) -> Iterator[tuple[Sequence[str], ParsedReceipts]]:
     """Yield the ids of each request with what was answered."""
-    if alias not in push_backends:
-        gone = ParsedReceipts(failure=Outcome.REJECTED, code="the alias is not in PUSH_BACKENDS")
-        yield ids, gone
+    try:
+        channel = push_backends.channel(alias)
+    except InvalidPushBackend as error:
+        yield ids, ParsedReceipts(failure=Outcome.REJECTED, code=str(error))
         return
-    channel = push_backends.channel(alias)
     backend: BasePushBackend = channel.backend
+    if not backend.has_receipts:
+        yield ids, ParsedReceipts(failure=Outcome.REJECTED, code="the backend has no receipts")
+        return
     for request, reply in channel.exchange(backend.build_receipts(ids)):
         yield request.receipt_ids, backend.parse_receipts(request, reply)
 
@@ -203,6 +226,7 @@ def _write(
     return ReceiptSummary(
         ok=sum(receipt.outcome is Outcome.ACCEPTED for receipt, _ in answered),
         deactivated=changes.deactivated,
+        outdated=len(dead) - changes.deactivated,
         problems=len(problems),
         missing=0 if is_over else len(rest) - not_asked,
         expired=len(rest) if is_over else 0,
@@ -262,19 +286,22 @@ def _log_problems(alias: str, problems: Sequence[PushProblem]) -> None:
 
 
 def pack(pairs: Sequence[Pair]) -> bytes:
-    """Return ticket ids and primary keys as bytes: 24 for each if the ids are UUIDs."""
-    if all(_UUID.fullmatch(ticket_id) for ticket_id, _ in pairs):
-        return _PACKED + b"".join(
-            _PAIR.pack(bytes.fromhex(ticket_id.replace("-", "")), pk) for ticket_id, pk in pairs
-        )
+    """Return ticket ids and primary keys as bytes: 24 for each pair if the ids are UUIDs."""
+    ids = "".join(f"{ticket_id}," for ticket_id, _ in pairs)
+    if _UUIDS.fullmatch(ids) and len(ids) == 37 * len(pairs):
+        keys = struct.pack(f">{len(pairs)}q", *(pk for _, pk in pairs))
+        return _PACKED + keys + bytes.fromhex(ids.replace("-", "").replace(",", ""))
     return _TEXT + zlib.compress(json.dumps(pairs).encode(), 1)
 
 
 def unpack(data: bytes) -> list[Pair]:
     """Return what ``pack`` was given."""
-    if data[:1] == _PACKED:
-        return [(str(uuid.UUID(bytes=raw)), pk) for raw, pk in _PAIR.iter_unpack(data[1:])]
-    return [(ticket_id, pk) for ticket_id, pk in json.loads(zlib.decompress(data[1:]))]
+    if data[:1] == _TEXT:
+        return [(ticket_id, pk) for ticket_id, pk in json.loads(zlib.decompress(data[1:]))]
+    size = (len(data) - 1) // 24
+    keys = struct.unpack(f">{size}q", data[1 : 1 + 8 * size])
+    ids = (data[at : at + 16] for at in range(1 + 8 * size, len(data), 16))
+    return [(str(uuid.UUID(bytes=raw)), pk) for raw, pk in zip(ids, keys, strict=True)]
 
 
 def _database() -> str:

@@ -20,16 +20,14 @@ def parse_retry_after(value: str | None, *, now: datetime | None = None) -> floa
     None for a missing or unreadable header; a date in the past is 0.
     """
     text = (value or "").strip()
-    if not text:
-        return None
     if text.isascii() and text.isdigit():
         return min(float(text[:12]), MAX_RETRY_AFTER)
     try:
         at = parsedate_to_datetime(text)
+        at = at.replace(tzinfo=timezone.utc) if at.tzinfo is None else at
+        seconds = (at - (now or datetime.now(timezone.utc))).total_seconds()
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
-    at = at.replace(tzinfo=timezone.utc) if at.tzinfo is None else at
-    seconds = (at - (now or datetime.now(timezone.utc))).total_seconds()
     return min(max(seconds, 0.0), MAX_RETRY_AFTER)
 
 
@@ -55,7 +53,7 @@ class RetryPolicy:
         """
         if not ticket.outcome.is_retryable or attempt >= self.attempts:
             return None
-        backoff = min(self.base * 2 ** (attempt - 1), self.most) * (1 + self.jitter() / 2)
+        backoff = min(self.base * 2.0 ** min(attempt - 1, 60), self.most) * (1 + self.jitter() / 2)
         wait = max(ticket.retry_after or 0.0, backoff)
         return wait if elapsed + wait <= self.budget else None
 

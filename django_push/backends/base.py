@@ -8,15 +8,19 @@ tests in ``django_push.testing.contract`` hold it to what the sending path relie
 from __future__ import annotations
 
 import json
+import logging
+import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
+
+from django.views.decorators.debug import sensitive_variables
 
 from django_push.exceptions import InvalidPushBackend
-from django_push.message import PushMessage
-from django_push.outcomes import Outcome, Target, TargetKind, Ticket, cut
+from django_push.message import PushMessage, plain
+from django_push.outcomes import Outcome, Target, TargetKind, Ticket, cut, mask
 from django_push.retry import parse_retry_after
 from django_push.wire import (
     Failure,
@@ -29,12 +33,16 @@ from django_push.wire import (
     StaticAuth,
 )
 
+logger = logging.getLogger("django_push")
+
 #: The longest token that is taken. Real ones have 40 to 300 characters.
 MAX_TOKEN_LENGTH = 4096
 #: What Apple and Google carry, in bytes of keys and values.
 MAX_PAYLOAD = 4096
 #: The same for a topic or condition.
 MAX_TOPIC_PAYLOAD = 2048
+#: A longer id of a ticket is none: no provider gives such, and it would be kept for receipts.
+MAX_ID_LENGTH = 500
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
@@ -74,9 +82,12 @@ class BasePushBackend:
     has_receipts: ClassVar[bool] = False
     #: Options at the top level of ``provider_options`` that would change who gets the message.
     reserved_options: ClassVar[frozenset[str]] = frozenset()
+    #: Options, as dotted paths, that are objects: nothing else can be laid upon what the message says.
+    object_options: ClassVar[frozenset[str]] = frozenset()
     #: The form of a token, as a whole.
     token_form: ClassVar[re.Pattern[str]] = re.compile(r"[!-~]+")
 
+    @sensitive_variables("proxy")
     def __init__(
         self,
         *,
@@ -93,8 +104,10 @@ class BasePushBackend:
             raise self.invalid("timeout must be more than 0 and at most 600 seconds.")
         if type(max_connections) is not int or not 1 <= max_connections <= 1000:
             raise self.invalid("max_connections must be 1 to 1000.")
-        if proxy is not None and urlsplit(proxy).scheme not in ("http", "https"):
+        if proxy is not None and _split(proxy) is None:
             raise self.invalid("proxy must be an http:// or https:// URL.")
+        if ca_bundle is not None and not _is_path(ca_bundle):
+            raise self.invalid("ca_bundle must be the path of a file that is there.")
         self.timeout = float(timeout)
         self.max_connections = max_connections
         self.proxy = proxy
@@ -131,13 +144,24 @@ class BasePushBackend:
 
         Asked once per message and kind, not per token.
         """
-        reserved = self.reserved_options & self.options(message).keys()
-        if reserved:
+        options = self.options(message)
+        if reserved := self.reserved_options & options.keys():
             return rejected("InvalidOption", f"provider_options must not name {min(reserved)!r}")
+        for path in sorted(self.object_options) if options else ():
+            if not isinstance(option(options, path), (Mapping, type(None))):
+                return rejected("InvalidOption", f"provider_options: {path} must be an object")
         is_token = kind in (TargetKind.TOKEN, TargetKind.FID)
-        if payload_size(message) > (most := MAX_PAYLOAD if is_token else MAX_TOPIC_PAYLOAD):
+        if self.least_size(message) > (most := MAX_PAYLOAD if is_token else MAX_TOPIC_PAYLOAD):
             return rejected("MessageTooBig", f"over {most} bytes of keys and values")
         return None
+
+    def least_size(self, message: PushMessage) -> int:
+        """Return the least bytes of keys and values that the message takes on the device.
+
+        It never overstates: what is over the limit here is over the provider's, which has the last
+        word. A provider whose options can shorten the message takes them into account.
+        """
+        return payload_size(message)
 
     def options(self, message: PushMessage) -> Mapping[str, Any]:
         """Return what the message says to this provider alone."""
@@ -176,8 +200,13 @@ class BasePushBackend:
         asked about says nothing about any of them.
         """
         if reply.failure is not None:
-            return self._same(request, _FAILURES[reply.failure], reply.reason)
-        found = self.read(request, reply)
+            return self._same(request, _FAILURES[reply.failure], cut(reply.reason))
+        try:
+            found = self.read(request, reply)
+        except Exception:
+            # A slip in one provider's reading must not cost the run the verdicts of its other requests.
+            logger.exception("%r cannot read a reply; what it said of its tokens is unknown", self)
+            return self._same(request, Outcome.UNKNOWN, "Unreadable")
         if isinstance(found, Parsed):
             return found
         if isinstance(found, Verdict):
@@ -191,20 +220,20 @@ class BasePushBackend:
         raise NotImplementedError
 
     def tickets(self, request: Request, verdicts: Sequence[Verdict]) -> list[Ticket]:
-        """Pair verdicts with the request's targets. Ids that came twice are ids of nothing."""
-        ids = [verdict.id for verdict in verdicts if verdict.id]
-        twice = {i for i, n in Counter(ids).items() if n > 1} if len(set(ids)) < len(ids) else ()
+        """Pair verdicts with the request's targets. An id that came twice is the id of nothing."""
+        unusable = _unusable_ids([verdict.id for verdict in verdicts if verdict.id])
+        alias, is_resent = self.alias, request.generation > 0
         return [
             Ticket(
                 target=target,
                 outcome=verdict.outcome,
-                backend=self.alias,
-                id="" if verdict.id in twice else verdict.id,
+                backend=alias,
+                id="" if verdict.id in unusable else verdict.id,
                 code=verdict.code,
-                detail=verdict.detail,
+                detail=verdict.detail and _masked(verdict.detail, target),
                 retry_after=verdict.retry_after,
                 replacement=verdict.replacement if verdict.replacement != target.value else "",
-                project=target.project if request.generation else "",
+                project=target.project if is_resent else "",
                 about_project=verdict.about_project,
             )
             for target, verdict in zip(request.targets, verdicts, strict=True)
@@ -260,15 +289,15 @@ class BasePushBackend:
         return Parsed(self.tickets(request, [Verdict(outcome, code)] * len(request.targets)))
 
     def _url(self, name: str, url: object) -> str:
-        """Return the URL without a final slash. It is https, or http to this machine."""
-        parts = urlsplit(url) if isinstance(url, str) else None
-        if parts is None or not parts.hostname or parts.scheme not in ("http", "https"):
+        """Return the URL if it is https, or http to this machine."""
+        parts = _split(url)
+        if parts is None or parts.fragment:
             raise self.invalid(f"{name} must be an https:// URL.")
         if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
             raise self.invalid(f"{name} must be https; plain http goes to a loopback address only.")
         if parts.username or parts.password:
             raise self.invalid(f"{name} must not hold a user name or password.")
-        return parts.geturl().rstrip("/")
+        return parts.geturl()
 
 
 _FAILURES = {
@@ -298,7 +327,7 @@ def chunks(targets: Sequence[Target], size: int) -> Iterator[Sequence[Target]]:
 
 def dumps(value: object) -> str:
     """Return compact JSON."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=dict)
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=plain)
 
 
 def loads(body: bytes) -> Any:
@@ -307,6 +336,19 @@ def loads(body: bytes) -> Any:
         return json.loads(body)
     except (ValueError, RecursionError):
         return None
+
+
+def text(value: object) -> str:
+    """Return what a provider said if it is a string: of another type it is not worth reading."""
+    return value if isinstance(value, str) else ""
+
+
+def option(options: Mapping[str, Any], path: str) -> Any:
+    """Return the value at a dotted path, or None."""
+    found: Any = options
+    for name in path.split("."):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found
 
 
 def merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -329,22 +371,57 @@ def stringify(data: Mapping[str, Any]) -> dict[str, str]:
 
 
 def payload_size(message: PushMessage) -> int:
-    """Return the least bytes of keys and values that the message takes on the device.
-
-    It never overstates: what is over the limit here is over the provider's, which has the last word.
-    """
-    texts = [str(t) for t in (message.title, message.body, message.subtitle) if t is not None]
-    for key, value in stringify(message.data or {}).items():
-        texts += (key, value)
-    return sum(len(text.encode()) for text in texts)
+    """Return the bytes of keys and values that the message takes on any device, at least."""
+    return text_size((message.title, message.body, message.subtitle), message.data)
 
 
-def reserved_key(message: PushMessage) -> str:
+def text_size(texts: Iterable[object], data: Mapping[str, Any] | None) -> int:
+    """Return the bytes of the texts that are there and of the data, as strings."""
+    said = [str(value) for value in texts if value is not None]
+    for pair in stringify(data or {}).items():
+        said += pair
+    return sum(len(value.encode()) for value in said)
+
+
+def reserved_key(data: Mapping[str, Any] | None) -> str:
     """Return a key of ``data`` that Google's services keep to themselves, or ""."""
-    for key in message.data or {}:
+    for key in data or {}:
         if key in ("from", "message_type") or key.startswith(("google", "gcm")):
             return key
     return ""
+
+
+def _masked(detail: str, target: Target) -> str:
+    """Return a provider's text without the whole token, which some repeat in their errors."""
+    if not target.is_token or target.value not in detail:
+        return detail
+    return detail.replace(target.value, mask(target.value))
+
+
+def _unusable_ids(ids: Sequence[str]) -> Collection[str]:
+    """Return the ids that cannot be kept: those that came twice, overlong or unprintable ones."""
+    longest = len(max(ids, key=len, default=""))
+    if len(set(ids)) == len(ids) and longest <= MAX_ID_LENGTH and "".join(ids).isprintable():
+        return ()  # the usual case, found out at C's speed
+    count = Counter(ids)
+    return {i for i in count if count[i] > 1 or len(i) > MAX_ID_LENGTH or not i.isprintable()}
+
+
+def _split(url: object) -> SplitResult | None:
+    """Return the parts of an http or https URL with a host, or None."""
+    try:
+        parts = urlsplit(url) if isinstance(url, str) else None
+        usable = parts is not None and parts.hostname and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return None
+    return parts if usable and parts is not None and parts.scheme in ("http", "https") else None
+
+
+def _is_path(value: object) -> bool:
+    try:
+        return isinstance(value, (str, os.PathLike)) and os.path.exists(value)
+    except ValueError:
+        return False
 
 
 def _is_number(value: object) -> bool:

@@ -33,4 +33,4 @@ class ConsoleBackend(BasePushBackend):
         return Request(url=self.endpoint, body=text.encode(), groups=groups)
 
     def read(self, request: Request, reply: Reply) -> Verdict:
-        return Verdict(Outcome.ACCEPTED)
+        return Verdict(Outcome.ACCEPTED) if reply.status == 200 else self.refusal(reply)

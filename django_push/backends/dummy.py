@@ -30,4 +30,4 @@ class DummyBackend(BasePushBackend):
         return Request(url=self.endpoint, body=b"", groups=groups)
 
     def read(self, request: Request, reply: Reply) -> Verdict:
-        return Verdict(Outcome.ACCEPTED)
+        return Verdict(Outcome.ACCEPTED) if reply.status == 200 else self.refusal(reply)

@@ -6,6 +6,7 @@ and "Manage tokens", and recorded answers of public clients.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -24,9 +25,13 @@ from django_push.backends.base import (
     dumps,
     loads,
     merge,
+    option,
+    payload_size,
     rejected,
     reserved_key,
     stringify,
+    text,
+    text_size,
 )
 from django_push.message import PushMessage
 from django_push.outcomes import Outcome, TargetKind
@@ -47,7 +52,11 @@ SCOPE = "https://www.googleapis.com/auth/firebase.messaging"
 GOOGLE_TOKEN_URI = "https://oauth2.googleapis.com/token"  # noqa: S105 - an address
 #: What a rate limit without a Retry-After means: a minute at least. Seconds.
 QUOTA_PAUSE = 60.0
+#: The most bytes of an apns-collapse-id (Apple).
 MAX_COLLAPSE_ID = 64
+#: The maps of string to string in a message: Google refuses any other value in them.
+_DATA = ("data", "android.data", "webpush.data")
+_STRING_MAPS = (*_DATA, "apns.headers", "webpush.headers")
 _ANALYTICS_LABEL = re.compile(r"[a-zA-Z0-9\-_.~%]{1,50}")
 
 #: What a service account key may be given as.
@@ -65,6 +74,11 @@ class FCMBackend(BasePushBackend):
     fields = frozenset(PushMessage.__dataclass_fields__) - {"provider_options"}
     kinds = frozenset({TargetKind.TOKEN, TargetKind.FID, TargetKind.TOPIC, TargetKind.CONDITION})
     reserved_options = frozenset({"token", "fid", "topic", "condition", "message"})
+    object_options = frozenset(_STRING_MAPS) | {
+        "notification", "fcm_options", "android", "android.notification", "android.fcm_options",
+        "apns", "apns.payload", "apns.payload.aps", "apns.fcm_options", "webpush",
+        "webpush.notification", "webpush.fcm_options",
+    }  # fmt: skip
     token_form = re.compile(r"[!-Z\\^-~]+")
 
     @sensitive_variables()
@@ -78,6 +92,7 @@ class FCMBackend(BasePushBackend):
         **common: Any,
     ) -> None:
         super().__init__(endpoint=endpoint, max_connections=max_connections, **common)
+        self.endpoint = self.endpoint.rstrip("/")
         try:
             key = _read_key(service_account_key)
             if urlsplit(self.endpoint).scheme == "http":  # the emulator, so never Google's OAuth
@@ -88,7 +103,7 @@ class FCMBackend(BasePushBackend):
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise self.invalid(f"service_account_key: {reason}") from None
         self._auth = ServiceAccountAuth(key=Secret(key), scope=SCOPE)
-        self.project_id = project_id or str(key.get("project_id") or "")
+        self.project_id = text(project_id or key.get("project_id"))
         if not re.fullmatch(r"[a-z0-9][a-z0-9.:\-]{0,99}", self.project_id):
             raise self.invalid("project_id is missing in the key; give it as an option.") from None
         self.url = f"{self.endpoint}/v1/projects/{self.project_id}/messages:send"
@@ -110,17 +125,30 @@ class FCMBackend(BasePushBackend):
             raise ValueError(f"token_uri must be {GOOGLE_TOKEN_URI}, or at the endpoint's own host")
 
     def refuse_message(self, message: PushMessage, kind: str) -> Verdict | None:
-        if key := reserved_key(message):
-            return rejected("INVALID_ARGUMENT", f"data must not have the key {key!r}")
-        collapse_id = message.tag or message.collapse_key or ""
-        if len(collapse_id.encode()) > MAX_COLLAPSE_ID:
-            return rejected("INVALID_ARGUMENT", "tag and collapse_key have at most 64 bytes on iOS")
+        if refused := super().refuse_message(message, kind):
+            return refused
+        options = self.options(message)
+        if not isinstance(options.get("validate_only", False), bool):
+            return rejected("INVALID_ARGUMENT", "validate_only must be True or False")
+        for data in (message.data, *(option(options, path) for path in _DATA)):
+            if key := reserved_key(data):
+                return rejected("INVALID_ARGUMENT", f"data must not have the key {key!r}")
         label = message.analytics_label
         if label is not None and not _ANALYTICS_LABEL.fullmatch(label):
             return rejected("INVALID_ARGUMENT", "analytics_label: 1 to 50 of a-z A-Z 0-9 - _ . ~ %")
         if message.link is not None and not message.link.startswith("https://"):
             return rejected("INVALID_ARGUMENT", "link must be an https:// URL")
-        return super().refuse_message(message, kind)
+        return None
+
+    def least_size(self, message: PushMessage) -> int:
+        options = self.options(message)
+        if not options:
+            return payload_size(message)
+        if options.keys() & {"android", "apns", "webpush"}:
+            return 0  # these may replace anything on their platform, and the token's is not known
+        said = merge(_message(message, options), options)
+        notification = said.get("notification") or {}
+        return text_size(map(notification.get, ("title", "body")), said.get("data"))
 
     # --- out --------------------------------------------------------------------------------------
 
@@ -128,7 +156,7 @@ class FCMBackend(BasePushBackend):
         """Return what stands around the target in the body: ``{…"message":{`` and ``,…}}``."""
         options = dict(self.options(message))
         head = '{"validate_only":true,' if options.pop("validate_only", False) else "{"
-        rest = dumps(merge(_message(message), options))[1:]
+        rest = dumps(_with_strings(merge(_message(message, options), options)))[1:]
         return f'{head}"message":{{', rest if rest == "}" else f",{rest}"
 
     def request(self, groups: Sequence[Group], encoded: tuple[str, str]) -> Request:
@@ -160,67 +188,95 @@ class FCMBackend(BasePushBackend):
         return verdict
 
     def _error(self, request: Request, reply: Reply, error: Mapping[str, Any]) -> Verdict:
+        """Read an error: by its FcmError, else by its HTTP status."""
         code = _fcm_code(error)
-        status = error.get("status")
-        status = status if isinstance(status, str) else ""
-        verdict = self.refusal(reply, code=code or status, detail=error.get("message") or "")
-        if reply.status == 400 or code == "INVALID_ARGUMENT":
-            return verdict._replace(outcome=_invalid_argument(request, error, code))
-        if code:
-            verdict = verdict._replace(outcome=CODES.get(code, Outcome.REJECTED))
+        said = code or text(error.get("status")) or ("error" if error else "")
+        verdict = self.refusal(reply, code=said, detail=text(error.get("message")))
+        if code == "INVALID_ARGUMENT" or (not code and reply.status == 400):
+            outcome = _invalid_argument(request, error, code)
+        elif code:
+            outcome = CODES.get(code, Outcome.REJECTED)
         elif reply.status == 404:  # a wrong project or URL, never the token
-            verdict = verdict._replace(outcome=Outcome.CREDENTIALS_REJECTED)
-        if verdict.outcome is Outcome.UNREGISTERED and not request.targets[0].is_token:
-            return verdict._replace(outcome=Outcome.REJECTED)
-        if verdict.outcome.is_retryable:
-            return _with_wait(verdict, reply, error)
-        return verdict
+            outcome = Outcome.CREDENTIALS_REJECTED
+        else:
+            outcome = verdict.outcome
+        if outcome.is_dead and not request.targets[0].is_token:
+            outcome = Outcome.REJECTED
+        verdict = verdict._replace(outcome=outcome, retry_after=None, about_project=False)
+        return _with_wait(verdict, reply, error) if outcome.is_retryable else verdict
 
 
 @sensitive_variables()
 def _read_key(source: KeySource) -> Mapping[str, Any]:
     """Return the service account's key as a dictionary. Raises ValueError or OSError."""
     if callable(source):
-        source = source()
-    if isinstance(source, str) and source.lstrip().startswith("{"):
-        text = source
-    elif isinstance(source, (str, os.PathLike)) and source:
-        text = Path(source).read_text(encoding="utf-8")
-    elif isinstance(source, Mapping):
+        source = _called(source)
+    if isinstance(source, Mapping):
         return dict(source)
+    if isinstance(source, str) and source.lstrip("\ufeff \t\r\n").startswith("{"):
+        content = source.lstrip("\ufeff")
+    elif isinstance(source, (str, os.PathLike)) and source:
+        content = Path(source).read_text(encoding="utf-8-sig")
     else:
         raise ValueError("give a path, a dictionary, JSON text or a callable")
     try:
-        key = json.loads(text)
-    except ValueError:
+        key = json.loads(content)
+    except (ValueError, RecursionError):
         raise ValueError("it is not JSON (cut short?)") from None
     if not isinstance(key, dict):
         raise ValueError("its JSON is no object")
     return key
 
 
-def _message(message: PushMessage) -> dict[str, Any]:
+@sensitive_variables()
+def _called(source: Callable[[], Any]) -> Any:
+    try:
+        return source()
+    except Exception as error:  # noqa: BLE001 - what a vault's client raises may hold what it read
+        raise ValueError(f"the callable raised {type(error).__name__}") from None
+
+
+def _message(message: PushMessage, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the v1 message without its target; empty blocks are left out."""
     blocks = {
         "notification": _present(title=message.title, body=message.body, image=message.image),
         "data": stringify(message.data or {}),
-        "android": _android(message),
-        "apns": _apns(message),
+        "android": _android(message, options),
+        "apns": _apns(message, options),
         "webpush": _webpush(message),
         "fcm_options": _present(analytics_label=message.analytics_label),
     }
     return {name: block for name, block in blocks.items() if block}
 
 
+def _with_strings(said: dict[str, Any]) -> dict[str, Any]:
+    """Return the message with strings for all values of its string maps, whoever gave them."""
+    for path in _STRING_MAPS:
+        if found := option(said, path):
+            strings: dict[str, Any] = stringify(found)
+            for name in reversed(path.split(".")):
+                strings = {name: strings}
+            said = merge(said, strings)
+    return said
+
+
 def _present(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value not in (None, {})}
 
 
-def _is_visible(message: PushMessage) -> bool:
-    return any(text is not None for text in (message.title, message.body, message.image))
+def _is_visible(message: PushMessage, options: Mapping[str, Any]) -> bool:
+    """Whether it has a text or a picture to show, in its own words or in the options'."""
+    own = any(said is not None for said in (message.title, message.body, message.image))
+    return own or any(option(options, path) for path in ("notification", "android.notification"))
 
 
-def _android(message: PushMessage) -> dict[str, Any]:
+def _is_noticed(message: PushMessage, options: Mapping[str, Any]) -> bool:
+    """Whether an iPhone shows or plays anything. What it does not is a background push to Apple."""
+    own = any(said is not None for said in (message.subtitle, message.sound, message.badge))
+    return own or _is_visible(message, options) or bool(option(options, "apns.payload.aps"))
+
+
+def _android(message: PushMessage, options: Mapping[str, Any]) -> dict[str, Any]:
     sound = message.sound
     shown = _present(
         icon=message.icon,
@@ -237,23 +293,30 @@ def _android(message: PushMessage) -> dict[str, Any]:
         priority=message.priority.upper() if message.priority else None,
         ttl=None if ttl is None else f"{ttl}s",
         # A notification block makes a data message visible, so it comes only beside a text.
-        notification=shown if _is_visible(message) else {},
+        notification=shown if _is_visible(message, options) else {},
     )
 
 
-def _apns(message: PushMessage) -> dict[str, Any]:
+def _apns(message: PushMessage, options: Mapping[str, Any]) -> dict[str, Any]:
     headers: dict[str, str] = {}
-    collapse_id = message.tag or message.collapse_key
-    if collapse_id:
-        headers["apns-collapse-id"] = collapse_id
+    if collapse_id := message.tag or message.collapse_key:
+        headers["apns-collapse-id"] = _collapse_id(collapse_id)
     if (ttl := message.ttl_seconds) is not None:
         headers["apns-expiration"] = str(int(time.time()) + ttl if ttl else 0)
-    if message.content_available and not _is_visible(message):
+    is_noticed = _is_noticed(message, options)
+    if message.content_available and not is_noticed:
         headers |= {"apns-priority": "5", "apns-push-type": "background"}  # Apple takes no other
     elif message.priority:
-        headers["apns-priority"] = "10" if message.priority == "high" else "5"
+        headers["apns-priority"] = "10" if message.priority == "high" and is_noticed else "5"
     payload = {"aps": aps} if (aps := _aps(message)) else {}
     return _present(headers=headers, payload=payload)
+
+
+def _collapse_id(name: str) -> str:
+    """Return the name, or its digest where Apple would refuse it: equal names stay equal."""
+    if len(name) <= MAX_COLLAPSE_ID and name.isascii() and name.isprintable():
+        return name
+    return hashlib.sha256(name.encode()).hexdigest()
 
 
 def _aps(message: PushMessage) -> dict[str, Any]:
@@ -284,20 +347,17 @@ def _webpush(message: PushMessage) -> dict[str, Any]:
     return _present(headers=headers, fcm_options=_present(link=message.link))
 
 
+def _objects(found: object) -> list[Mapping[str, Any]]:
+    return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
+
+
 def _details(error: Mapping[str, Any], kind: str) -> list[Mapping[str, Any]]:
-    details = error.get("details")
-    return [
-        detail
-        for detail in (details if isinstance(details, list) else [])
-        if isinstance(detail, dict) and str(detail.get("@type", "")).endswith(kind)
-    ]
+    return [d for d in _objects(error.get("details")) if text(d.get("@type")).endswith(kind)]
 
 
 def _fcm_code(error: Mapping[str, Any]) -> str:
-    for detail in _details(error, ".FcmError"):
-        if isinstance(code := detail.get("errorCode"), str):
-            return code
-    return ""
+    codes = (text(detail.get("errorCode")) for detail in _details(error, ".FcmError"))
+    return next(filter(None, codes), "")
 
 
 def _invalid_argument(request: Request, error: Mapping[str, Any], code: str) -> Outcome:
@@ -306,21 +366,19 @@ def _invalid_argument(request: Request, error: Mapping[str, Any], code: str) -> 
     It is the token only if every violation names ``message.token``, or if an FcmError without any
     violation says so in its text. A bad FID is answered UNREGISTERED instead.
     """
-    if code not in ("", "INVALID_ARGUMENT"):
-        return CODES.get(code, Outcome.REJECTED)
     if request.targets[0].kind != TargetKind.TOKEN:
         return Outcome.MESSAGE_REJECTED
     bad_requests = _details(error, ".BadRequest")
     if bad_requests:
-        fields = [_violated(v) for b in bad_requests for v in b.get("fieldViolations") or [None]]
+        fields = [
+            violation.get("field")
+            for bad_request in bad_requests
+            for violation in _objects(bad_request.get("fieldViolations")) or [{}]
+        ]
         about_token = all(field == "message.token" for field in fields)
     else:
-        about_token = bool(code) and "registration token" in str(error.get("message", "")).lower()
+        about_token = bool(code) and "registration token" in text(error.get("message")).lower()
     return Outcome.INVALID_TOKEN if about_token else Outcome.MESSAGE_REJECTED
-
-
-def _violated(violation: object) -> object:
-    return violation.get("field") if isinstance(violation, dict) else None
 
 
 def _with_wait(verdict: Verdict, reply: Reply, error: Mapping[str, Any]) -> Verdict:
@@ -328,5 +386,8 @@ def _with_wait(verdict: Verdict, reply: Reply, error: Mapping[str, Any]) -> Verd
     wait = parse_retry_after(reply.headers.get("retry-after"))
     if verdict.outcome is not Outcome.RATE_LIMITED:
         return verdict._replace(retry_after=wait)
-    of_device = "device" in dumps([error.get("message"), _details(error, ".QuotaFailure")]).lower()
+    quota = [v for f in _details(error, ".QuotaFailure") for v in _objects(f.get("violations"))]
+    said = [error, *quota]
+    texts = [text(each.get(name)) for each in said for name in ("message", "subject", "description")]
+    of_device = any("device" in each.lower() for each in texts)
     return verdict._replace(retry_after=QUOTA_PAUSE if wait is None else wait, about_project=not of_device)

@@ -19,9 +19,12 @@ from django_push.backends.base import (
     dumps,
     loads,
     merge,
+    option,
     rejected,
     reserved_key,
     stringify,
+    text,
+    text_size,
 )
 from django_push.message import PushMessage
 from django_push.outcomes import Outcome, Target, TargetKind, cut
@@ -87,6 +90,7 @@ class GCMBackend(BasePushBackend):
     provider = "gcm"
     emulator_path = "/gcm/send"
     reserved_options = frozenset({"to", "registration_ids", "condition", "notification_key"})
+    object_options = frozenset({"data", "notification"})
     token_form = re.compile(r"[!-Z\\^-~]+")
 
     @sensitive_variables()
@@ -108,26 +112,44 @@ class GCMBackend(BasePushBackend):
         return self._auth
 
     def refuse_message(self, message: PushMessage, kind: str) -> Verdict | None:
-        if key := reserved_key(message):
+        if refused := super().refuse_message(message, kind):
+            return refused
+        key = reserved_key(message.data) or reserved_key(option(self.options(message), "data"))
+        if key:
             return rejected("InvalidDataKey", f"data must not have the key {key!r}")
-        unsaid = set() if self.is_json else self.options(message).keys() - _PLAINTEXT_OPTIONS
-        if unsaid:
+        return None if self.is_json else self._refuse_plaintext(message)
+
+    def _refuse_plaintext(self, message: PushMessage) -> Verdict | None:
+        options = self.options(message)
+        if unsaid := options.keys() - _PLAINTEXT_OPTIONS:
             return rejected("InvalidParameters", f"plain text has no {min(unsaid)!r}")
-        return super().refuse_message(message, kind)
+        for name, value in options.items():
+            if name != "data" and isinstance(value, (Mapping, list, tuple)):
+                return rejected("InvalidParameters", f"plain text has one value for {name!r}")
+        if not (message.data or message.collapse_key or options):
+            return rejected("InvalidParameters", "plain text carries data, and there is none")
+        return None
+
+    def least_size(self, message: PushMessage) -> int:
+        said = self.encode(message)
+        notification = said.get("notification") or {}
+        return text_size(map(notification.get, ("title", "body", "subtitle")), said.get("data"))
 
     # --- out --------------------------------------------------------------------------------------
 
     def encode(self, message: PushMessage) -> dict[str, Any]:
         """Return the payload without its recipients."""
         fields = _named(message, _OPTIONS)
-        if message.data:
-            fields["data"] = stringify(message.data)
         notification = _named(message, _NOTIFICATION)
         if message.badge is not None:
-            notification["badge"] = str(message.badge)
-        if notification and self.is_json:
+            notification["badge"] = str(int(message.badge))
+        if not self.is_json:
+            fields = {name: value for name, value in fields.items() if name in _PLAINTEXT_OPTIONS}
+        elif notification:
             fields["notification"] = notification
-        return merge(fields, self.options(message))
+        fields = merge(fields | {"data": message.data or {}}, self.options(message))
+        fields["data"] = stringify(fields["data"] or {})
+        return {name: value for name, value in fields.items() if value != {}}
 
     def request(self, groups: Sequence[Group], encoded: dict[str, Any]) -> Request:
         [(_, targets)] = groups
@@ -143,40 +165,51 @@ class GCMBackend(BasePushBackend):
     def read(self, request: Request, reply: Reply) -> Verdict | Sequence[Verdict]:
         payload = loads(reply.body) if self.is_json else _read_plaintext(reply.body)
         payload = payload if isinstance(payload, dict) else {}
-        wait = parse_retry_after(reply.headers.get("retry-after"))
         if reply.status != 200:
             return self._request_failed(reply, payload)
+        wait = parse_retry_after(reply.headers.get("retry-after"))
         if not request.targets[0].is_token:
-            return [_topic_verdict(payload, wait)]
+            return _not_dead(self._verdict(payload, wait))._replace(replacement="")
         results = payload.get("results")
-        if not isinstance(results, list):
-            return Verdict(Outcome.UNKNOWN, "Unreadable")
-        return [self._verdict(result, wait) for result in results]
+        if isinstance(results, list):
+            return [self._verdict(result, wait) for result in results]
+        if code := text(payload.get("error")):
+            return _not_dead(_error_verdict(code, wait))
+        return Verdict(Outcome.UNKNOWN, "Unreadable")
 
     def _request_failed(self, reply: Reply, payload: Mapping[str, Any]) -> Verdict:
         """Read an answer that refuses the whole request; its reason may be JSON, a line or prose."""
-        code = payload.get("error") or _error_line(reply.body)
-        code = code if isinstance(code, str) else ""
+        code = text(payload.get("error")) or _error_line(reply.body)
         verdict = self.refusal(reply, code=code, detail="" if code else _prose(reply.body))
-        if reply.status == 400:
-            known = CODES.get(code, Outcome.MESSAGE_REJECTED)
-            # A whole request is never about one token of a thousand.
-            return verdict._replace(outcome=Outcome.MESSAGE_REJECTED if known.is_dead else known)
         if reply.status == 404:
             return verdict._replace(outcome=Outcome.CREDENTIALS_REJECTED)
+        if reply.status == 400:
+            known = CODES.get(code, Outcome.MESSAGE_REJECTED)
+            wait = parse_retry_after(reply.headers.get("retry-after")) if known.is_retryable else None
+            # A whole request is never about one token of a thousand.
+            known = Outcome.MESSAGE_REJECTED if known.is_dead else known
+            return verdict._replace(outcome=known, retry_after=wait)
         return verdict
 
     def _verdict(self, result: object, wait: float | None) -> Verdict:
-        """Read one of the results, which answer the tokens by their place."""
+        """Read one of the results, which answer the tokens by their place, or a topic's answer."""
         if not isinstance(result, dict):
-            return Verdict(Outcome.UNKNOWN, "Unreadable")
-        if isinstance(code := result.get("error"), str):
-            return _error_verdict(code, wait)
-        if not isinstance(message_id := result.get("message_id"), (str, int)):
-            return Verdict(Outcome.UNKNOWN, "Unreadable")
+            return _UNREADABLE
+        error = result.get("error")
+        if error is not None:
+            return _error_verdict(error, wait) if error and isinstance(error, str) else _UNREADABLE
+        message_id = result.get("message_id")
+        if type(message_id) is int:
+            message_id = str(message_id)
+        if not message_id or not isinstance(message_id, str):
+            return _UNREADABLE
         canonical = result.get("registration_id")
-        replacement = str(canonical) if self.accepts(canonical) else ""
-        return Verdict(Outcome.ACCEPTED, id=str(message_id), replacement=replacement)
+        if canonical is not None and self.accepts(canonical):
+            return Verdict(Outcome.ACCEPTED, id=message_id, replacement=canonical)
+        return Verdict(Outcome.ACCEPTED, id=message_id)
+
+
+_UNREADABLE = Verdict(Outcome.UNKNOWN, "Unreadable")
 
 
 def _named(message: PushMessage, names: Mapping[str, str]) -> dict[str, Any]:
@@ -196,8 +229,8 @@ def _plaintext(payload: Mapping[str, Any]) -> str:
     pairs = [("registration_id", payload["registration_ids"][0])]
     for name, value in payload.items():
         if name == "data":
-            pairs += [(f"data.{key}", text) for key, text in stringify(value).items()]
-        elif name != "registration_ids":
+            pairs += [(f"data.{key}", said) for key, said in value.items()]
+        elif name != "registration_ids" and value is not None:
             pairs.append((name, str(int(value) if isinstance(value, bool) else value)))
     return urlencode(pairs)
 
@@ -208,11 +241,10 @@ def _read_plaintext(body: bytes) -> dict[str, Any] | None:
     None for anything else: an answer that is not understood is no success.
     """
     try:
-        lines = body.decode().strip().splitlines()
+        lines = body.decode("utf-8-sig").strip().splitlines()
     except UnicodeDecodeError:
         return None
-    pairs = [tuple(line.split("=", 1)) for line in lines]
-    match pairs:
+    match [tuple(line.split("=", 1)) for line in lines]:
         case [("Error", code)] if code:
             return {"error": code, "results": [{"error": code}]}
         case [("id", message_id)] if message_id:
@@ -232,14 +264,9 @@ def _error_verdict(code: str, wait: float | None) -> Verdict:
     )
 
 
-def _topic_verdict(payload: Mapping[str, Any], wait: float | None) -> Verdict:
-    if isinstance(code := payload.get("error"), str):
-        verdict = _error_verdict(code, wait)
-        # A topic has no token that could be dead.
-        return verdict._replace(outcome=Outcome.REJECTED) if verdict.outcome.is_dead else verdict
-    if isinstance(message_id := payload.get("message_id"), (int, str)):
-        return Verdict(Outcome.ACCEPTED, id=str(message_id))
-    return Verdict(Outcome.UNKNOWN, "Unreadable")
+def _not_dead(verdict: Verdict) -> Verdict:
+    """Keep a word about a token from being said of what is none, or of a thousand at once."""
+    return verdict._replace(outcome=Outcome.REJECTED) if verdict.outcome.is_dead else verdict
 
 
 def _error_line(body: bytes) -> str:

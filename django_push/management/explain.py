@@ -26,6 +26,7 @@ SKIPPED = {
     "disabled": "its user has muted it",
     "inactive": "it is not active",
     "duplicate": "it was named twice",
+    "deleted": "its row is gone",
     "other_backend": "it belongs to another backend than the one named",
     "unknown_backend": "its backend is not in PUSH_BACKENDS",
 }

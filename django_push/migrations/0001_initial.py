@@ -165,7 +165,9 @@ class Migration(migrations.Migration):
                         null=True,
                         on_delete=django.db.models.deletion.SET_NULL,
                         related_name="replaced_tokens",
-                        to=settings.PUSH_TOKEN_MODEL,
+                        # Not the setting, which makemigrations writes here: this is a self reference,
+                        # and a project that swaps the model would be asked for a migration of ours.
+                        to="django_push.pushtoken",
                         verbose_name="replaced by",
                     ),
                 ),

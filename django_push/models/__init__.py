@@ -1,6 +1,6 @@
 """The tables: columns and reading words. What changes a token is in ``django_push.tokens``."""
 
-from django_push.models.functions import DatabaseNow, database_now
+from django_push.models.functions import DatabaseNow, database_now, instant
 from django_push.models.receipts import PushProblem, ReceiptBatch
 from django_push.models.tokens import (
     AbstractPushToken,
@@ -24,4 +24,5 @@ __all__ = [
     "database_now",
     "digest",
     "get_token_model",
+    "instant",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -47,6 +48,19 @@ def database_now(using: str) -> datetime:
     if connection.vendor != "postgresql" and connection.timezone is not None:
         now = make_aware(now, connection.timezone)
     return now
+
+
+def instant(value: datetime, using: str) -> datetime:
+    """Return a column's value in a form that orders as the database does, in Python and in SQL.
+
+    PostgreSQL gives times in the session's zone, where an hour comes twice at the end of summer time:
+    without USE_TZ they say which only by ``fold``, that comparing and writing them forgets.
+    """
+    connection = connections[using]
+    if connection.vendor != "postgresql":
+        return value
+    zone = value.tzinfo or ZoneInfo(connection.timezone_name)
+    return value.replace(tzinfo=zone).astimezone(timezone.utc)
 
 
 def _utc_now() -> datetime:

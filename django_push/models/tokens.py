@@ -90,6 +90,7 @@ class PushTokenQuerySet(models.QuerySet["AbstractPushToken"]):
     def bulk_create(self, objs: Iterable[Any], *args: Any, **kwargs: Any) -> list[Any]:
         """Create rows as ``save`` would: with their digests and registration times."""
         rows = list(objs)
+        self._for_write = True
         now = None
         for row in rows:
             row.token_digest = digest(row.token)
@@ -97,6 +98,23 @@ class PushTokenQuerySet(models.QuerySet["AbstractPushToken"]):
                 now = now or database_now(self.db)
                 row.registered_at = now
         return super().bulk_create(rows, *args, **kwargs)
+
+    def bulk_update(self, objs: Iterable[Any], fields: Iterable[str], *args: Any, **kwargs: Any) -> int:
+        """Write rows as ``save`` would: a token with its digest."""
+        rows, names = list(objs), set(fields)
+        if "token" in names:
+            names.add("token_digest")
+            for row in rows:
+                row.token_digest = digest(row.token)
+        return super().bulk_update(rows, sorted(names), *args, **kwargs)
+
+    def update(self, **kwargs: Any) -> int:
+        """Write columns; a token with its digest. What changes state is in ``django_push.tokens``."""
+        if isinstance(kwargs.get("token"), str):
+            kwargs["token_digest"] = digest(kwargs["token"])
+        return super().update(**kwargs)
+
+    update.alters_data = True  # type: ignore[attr-defined]  # not for templates
 
 
 PushTokenManager = models.Manager.from_queryset(PushTokenQuerySet)
@@ -200,8 +218,10 @@ class AbstractPushToken(TimeStampedModel):
         return mask(self.token)
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        self.token_digest = digest(self.token)
-        if self.registered_at is None:
+        deferred = self.get_deferred_fields()
+        if "token" not in deferred:
+            self.token_digest = digest(self.token)
+        if "registered_at" not in deferred and self.registered_at is None:
             using = kwargs.get("using") or router.db_for_write(type(self), instance=self)
             self.registered_at = database_now(using)
         fields = kwargs.get("update_fields")

@@ -6,6 +6,7 @@ environment.
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -116,7 +117,8 @@ class Adapter(HTTPAdapter):
 
     def __init__(self, *, connections: int, ca_bundle: str | None) -> None:
         self._tls = create_urllib3_context()
-        self._tls.load_verify_locations(ca_bundle or where())
+        path = ca_bundle or where()
+        self._tls.load_verify_locations(**{"capath" if os.path.isdir(path) else "cafile": path})
         super().__init__(pool_connections=4, pool_maxsize=connections, max_retries=0)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:

@@ -22,9 +22,8 @@ class FakeTransport(Transport):
 
     def fetch(self, request: Request, authorize: Authorize | None = None) -> Reply:
         try:
-            header = authorize() if authorize else None
+            self.authorizations.append(authorize() if authorize else None)
         except CredentialsFailed as error:
             return error.reply()
         self.requests.append(request)
-        self.authorizations.append(header)
         return self.answer(request)

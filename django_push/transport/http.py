@@ -122,8 +122,9 @@ class RequestsTransport(Transport):
             proxies={"http": self.proxy, "https": self.proxy} if self.proxy else None,
         )
         try:
-            if response.status < 200:  # only an interim answer: the real one is still to come
-                raise InterimReply
+            if response.status < 200 or response._original_response.msg.defects:
+                # An interim answer, with the real one still to come; or headers that break off.
+                raise BrokenReply
             named = {name.lower(): value for name, value in response.headers.itermerged()}
             reply = Reply(
                 status=response.status,
@@ -228,8 +229,8 @@ class ReplyTooLong(ValueError):
     """The reply is longer than any provider's."""
 
 
-class InterimReply(ValueError):
-    """The server said 1xx and nothing that ends the request."""
+class BrokenReply(ValueError):
+    """The status is 1xx and ends nothing, or the headers are no headers."""
 
 
 def _reason(error: BaseException) -> str:

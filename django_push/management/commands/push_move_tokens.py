@@ -9,6 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from django_push import tokens
 from django_push.exceptions import PushError
+from django_push.handler import push_backends
 from django_push.models import get_token_model
 
 
@@ -28,8 +29,9 @@ class Command(BaseCommand):
         source, target = options["source"], options["target"]
         if source == target:
             raise CommandError("--from and --to are the same alias.")
-        rows = get_token_model()._base_manager.filter(backend=source).count()
         try:
+            push_backends.channel(target)
+            rows = get_token_model()._base_manager.filter(backend=source).count()
             if not options["dry_run"] and rows and options["interactive"]:
                 self._ask(f"Move {rows} tokens from {source!r} to {target!r}?")
             done = tokens.move(source, target, dry_run=options["dry_run"], on_page=self._progress(rows))
@@ -39,8 +41,12 @@ class Command(BaseCommand):
         self.stdout.write(f"{done.moved} {would}moved, {done.merged} {would}merged.")
 
     def _ask(self, question: str) -> None:
-        if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
-            raise CommandError("Nothing was changed.")
+        try:
+            answer = input(f"{question} [y/N] ")
+        except EOFError:
+            answer = ""
+        if answer.strip().lower() not in ("y", "yes"):
+            raise CommandError("Nothing was changed. (--no-input does not ask.)")
 
     def _progress(self, rows: int) -> Any:
         def tell(done: int) -> None:

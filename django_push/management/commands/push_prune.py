@@ -26,13 +26,19 @@ class Command(BaseCommand):
         if options["unseen_days"] is None and options["dead_days"] is None:
             raise CommandError("Give --unseen-days, --dead-days or both.")
         done = tokens.prune(
-            unseen_for=options["unseen_days"], dead_for=options["dead_days"], dry_run=options["dry_run"]
+            unseen_for=_timedelta(options["unseen_days"]),
+            dead_for=_timedelta(options["dead_days"]),
+            dry_run=options["dry_run"],
         )
         would = "would be " if options["dry_run"] else ""
         self.stdout.write(f"{done.retired} {would}retired, {done.deleted} {would}deleted.")
 
 
-def _days(text: str) -> timedelta:
+def _timedelta(days: int | None) -> timedelta | None:
+    return None if days is None else timedelta(days=days)
+
+
+def _days(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 36_500:
         raise ArgumentTypeError("must be a number of days, 1 to 36500")
-    return timedelta(days=int(text))
+    return int(text)

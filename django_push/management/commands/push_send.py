@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from django.contrib.auth import get_user_model
+from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 
 from django_push.exceptions import PushError
@@ -17,6 +18,7 @@ from django_push.message import Condition, Topic
 from django_push.models import get_token_model
 from django_push.outcomes import PushResult
 from django_push.sending import send_push
+from django_push.sending.texts import message_of
 
 
 class Command(BaseCommand):
@@ -49,7 +51,8 @@ class Command(BaseCommand):
         given = {name: options[name] for name in ("title", "body", "data")}
         fields = options["message"] | {name: value for name, value in given.items() if value is not None}
         try:
-            result = send_push(_to(options), using=options["using"], dry_run=options["dry_run"], **fields)
+            message = message_of(None, fields)
+            result = send_push(_to(options), message, using=options["using"], dry_run=options["dry_run"])
         except (PushError, TypeError, ValueError) as error:
             raise CommandError(str(error)) from None
         self._report(result)
@@ -86,7 +89,7 @@ def _user(name: str) -> Any:
         if name.startswith("#"):
             return model._default_manager.get(pk=name[1:])
         return model._default_manager.get_by_natural_key(name)
-    except (model.DoesNotExist, ValueError):
+    except (model.DoesNotExist, ValueError, ValidationError):
         raise CommandError(f"There is no user {name!r}.") from None
 
 

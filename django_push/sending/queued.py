@@ -1,0 +1,116 @@
+"""Sending later: what is queued holds ids and the message, and is checked once more when it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from django.db import router, transaction
+from django.utils.module_loading import import_string
+
+from django_push.exceptions import InvalidToken
+from django_push.message import Condition, PushMessage, Topic
+from django_push.models import get_token_model
+from django_push.outcomes import PushResult, TargetKind
+from django_push.recipients import Page, Recipients, pages
+from django_push.sending.direct import send_push
+from django_push.sending.lane import FLUSH
+from django_push.sending.run import Run
+from django_push.wake import get_dispatcher
+
+#: The most tokens of one enqueue_push; a larger audience is a broadcast, or a job of your own.
+ENQUEUE_LIMIT = 10_000
+
+#: A token's primary key, and that of its user as text.
+Addressee = tuple[int, str | None]
+
+
+def enqueue_push(
+    to: Recipients,
+    message: PushMessage | None = None,
+    *,
+    using: str | None = None,
+    personalize: str | None = None,
+    **fields: Any,
+) -> int:
+    """Send after the transaction has committed, through PUSH_DISPATCHER; return how many tokens.
+
+    What model signals should call. Recipients and message are resolved and checked now, and whether
+    a token may be sent to once more when it runs: one that belongs to another user by then gets
+    nothing. What is queued holds ids and the message, so a raw token must be registered.
+    ``personalize`` is the dotted path of a function. An audience without tokens queues nothing.
+    Raises as ``send_push`` does, InvalidToken for a raw token without a row and ValueError for more
+    than 10,000 tokens.
+    """
+    differing = import_string(personalize) if personalize else None
+    run = Run(message, fields, using, False, differing, None)
+    languages: dict[str, list[Addressee]] = {}
+    topics: list[tuple[str, str, str]] = []
+    count = 0
+    for page in pages(to, using, run.result.skipped):
+        _check_queueable(page)
+        users = _users([target.pk for target in page.targets if target.pk is not None])
+        for target in page.targets:
+            if target.pk is None:
+                topics.append((page.alias, target.kind, target.value))
+            else:
+                addressees = languages.setdefault(run.texts.language(target.locale), [])
+                addressees.append((target.pk, users.get(target.pk)))
+        count += len(page.targets)
+        if count > ENQUEUE_LIMIT:
+            raise ValueError(f"enqueue_push takes at most {ENQUEUE_LIMIT} tokens; use iter_push.")
+    if not count:
+        return 0
+    spoken = {*languages, *([run.texts.language("")] if topics else ())}
+    payload = {
+        "messages": {language: run.texts.rendered(language).to_json() for language in spoken},
+        "tokens": languages,
+        "topics": topics,
+        "topics_language": run.texts.language(""),
+        "personalize": personalize,
+    }
+    job = partial(get_dispatcher().enqueue, "send_push", payload)
+    transaction.on_commit(job, using=_database(), robust=True)
+    return count
+
+
+def send_enqueued(payload: Mapping[str, Any]) -> list[PushResult]:
+    """Send what ``enqueue_push`` has queued: the job of the dispatchers."""
+    path = payload["personalize"]
+    personalize = import_string(path) if path else None
+    messages = {language: PushMessage(**fields) for language, fields in payload["messages"].items()}
+    results = []
+    for language, addressees in payload["tokens"].items():
+        for start in range(0, len(addressees), FLUSH):
+            kept = _still_theirs(addressees[start : start + FLUSH])
+            rows = get_token_model()._base_manager.using(_database()).filter(pk__in=kept)
+            results.append(send_push(rows, messages[language], personalize=personalize))
+    for alias, kind, value in payload["topics"]:
+        topic = Topic(value) if kind == TargetKind.TOPIC else Condition(value)
+        results.append(send_push(topic, messages[payload["topics_language"]], using=alias))
+    return results
+
+
+def _check_queueable(page: Page) -> None:
+    for ticket in page.tickets:
+        raise InvalidToken(ticket.detail)
+    if any(target.pk is None and target.is_token for target in page.targets):
+        raise InvalidToken("Register a token before enqueueing a push to it.")
+
+
+def _users(pks: Sequence[int]) -> dict[int, str | None]:
+    """Return the users of tokens, as text."""
+    rows = get_token_model()._base_manager.using(_database()).filter(pk__in=pks)
+    found = rows.values_list("pk", "user_id") if pks else ()
+    return {pk: None if user is None else str(user) for pk, user in found}
+
+
+def _still_theirs(addressees: Sequence[Addressee]) -> list[int]:
+    """Leave out tokens that belong to another user by now: the push was not meant for that one."""
+    users = _users([pk for pk, _ in addressees])
+    return [pk for pk, user in addressees if pk in users and user in (None, users[pk])]
+
+
+def _database() -> str:
+    return router.db_for_write(get_token_model())

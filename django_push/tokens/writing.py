@@ -1,0 +1,155 @@
+"""How token state is written: pages, locks, guarded updates, retries, and events after the commit."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from django.db import IntegrityError, OperationalError, connections, router, transaction
+from django.db.models import Q, QuerySet
+from django.dispatch import Signal
+from django.utils import timezone as clock
+
+from django_push.models import PushToken, TokenStatus, get_token_model
+from django_push.outcomes import cut
+
+T = TypeVar("T")
+
+#: How many rows one statement changes at most.
+PAGE = 1000
+#: How often a transaction that lost a race (a deadlock, a row inserted meanwhile) is run again.
+ATTEMPTS = 6
+
+
+def database() -> str:
+    return router.db_for_write(get_token_model())
+
+
+def rows() -> QuerySet[PushToken]:
+    """Return all rows, where they are written, untouched by a site's own manager."""
+    return get_token_model()._base_manager.using(database()).all()
+
+
+def lock(pks: Sequence[int]) -> list[PushToken]:
+    """Lock rows in the order of their keys, and return them as they are now.
+
+    Once in a transaction: a second call could wait for a lower key while holding a higher one.
+    """
+    return list(rows().filter(pk__in=pks).order_by("pk").select_for_update()) if pks else []
+
+
+def write(guard: Q, changes: Mapping[str, Any]) -> int:
+    """Write columns where the guard holds; return how many rows."""
+    return rows().filter(guard).update(**{"modified": clock.now(), **changes})
+
+
+def status_columns(status: TokenStatus, code: str, source: str) -> dict[str, Any]:
+    """Return the columns of a change of status, the monitor's among them."""
+    return {
+        "status": status,
+        "status_changed": clock.now(),
+        "status_code": cut(code),
+        "status_source": source,
+    }
+
+
+def change(
+    found: QuerySet[Any],
+    guard: Q,
+    changes: Callable[[], Mapping[str, Any]],
+    event: Signal | None = None,
+    **about: Any,
+) -> int:
+    """Write to those of the rows that pass the guard, page by page, and tell; return how many."""
+
+    def write_page(pks: list[int]) -> int:
+        held = rows().filter(guard, pk__in=pks).order_by("pk").select_for_update()
+        keys = list(held.values_list("pk", flat=True))
+        if keys:
+            write(guard & Q(pk__in=keys), changes())
+            if event is not None:
+                announce(event, keys, **about)
+        return len(keys)
+
+    return sum(in_transaction(partial(list, pks), write_page) for pks in pages(found, guard))
+
+
+def pages(found: QuerySet[Any], guard: Q | None = None) -> Iterator[list[int]]:
+    """Yield the keys of the rows, a page at a time, by the literal key of the last.
+
+    A queryset that can no longer be filtered (a slice, a union) is read once, as keys.
+    """
+    found = found.all().using(database())
+    query = found.query
+    if query.is_sliced or query.combinator or query.distinct_fields:
+        keys = sorted(set(found.values_list("pk", flat=True)))
+        yield from (keys[start : start + PAGE] for start in range(0, len(keys), PAGE))
+        return
+    found = found.filter(guard or Q()).order_by("pk")
+    found.query.standard_ordering = True  # whatever reverse() has been called on
+    page = found
+    while pks := list(page.values_list("pk", flat=True)[:PAGE]):
+        yield pks
+        page = found.filter(pk__gt=pks[-1])
+
+
+def in_transaction(prepare: Callable[[], Any], work: Callable[[Any], T]) -> T:
+    """Prepare without locks, write in one transaction; both again if another process came between."""
+    using = database()
+    is_outermost = not connections[using].in_atomic_block
+    for attempt in range(1, ATTEMPTS + 1):
+        found = prepare()
+        try:
+            with transaction.atomic(using=using):
+                _take_write_lock(using)
+                return work(found)
+        except (IntegrityError, OperationalError) as error:
+            # Inside somebody else's transaction a deadlock has undone that too: it is theirs to run
+            # again. A row that was inserted meanwhile has undone only ours.
+            mine = isinstance(error, IntegrityError) or (is_outermost and _is_collision(error))
+            if not mine or attempt == ATTEMPTS:
+                raise
+            time.sleep(random.uniform(0, 0.02 * attempt))  # noqa: S311 - no secret
+    raise AssertionError("unreachable")
+
+
+def _take_write_lock(using: str) -> None:
+    """On SQLite, begin with a write: a transaction that reads first cannot wait for another writer."""
+    if connections[using].vendor == "sqlite":
+        rows().filter(pk=-1).update(project="")
+
+
+def _is_collision(error: Exception) -> bool:
+    """Whether the database called the transaction off for another's sake."""
+    code = error.args[0] if error.args else None
+    state = getattr(error.__cause__, "sqlstate", None) or getattr(error.__cause__, "pgcode", None)
+    return (
+        code in (1020, 1205, 1213)  # MariaDB: record changed; MySQL: lock wait timeout, deadlock
+        or state in ("40001", "40P01")  # PostgreSQL: serialization failure, deadlock
+        or "database is locked" in str(error)  # SQLite
+        or "database table is locked" in str(error)
+    )
+
+
+def can_be_stored(text: str, length: int) -> bool:
+    """Whether every database takes it: PostgreSQL has no NUL, none has half a surrogate pair."""
+    return len(text) <= length and "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
+
+
+def announce(signal: Signal, pks: Sequence[int], **about: Any) -> None:
+    """Send the signal for each row once the transaction has committed; free without a receiver."""
+    if pks and signal.has_listeners(get_token_model()):
+        transaction.on_commit(partial(_send, signal, list(pks), about), using=database(), robust=True)
+
+
+def _send(signal: Signal, pks: Sequence[int], about: Mapping[str, Any]) -> None:
+    model = get_token_model()
+    for start in range(0, len(pks), PAGE):
+        page = pks[start : start + PAGE]
+        found = rows().in_bulk(page)
+        for pk in page:
+            if pk in found:
+                signal.send_robust(sender=model, token=found[pk], **about)

@@ -1,0 +1,162 @@
+"""Every backend of ours keeps the contract that a third party's is held to."""
+
+import json
+
+from django.test import SimpleTestCase
+
+from django_push.backends import expo, fcm, gcm
+from django_push.backends.base import BasePushBackend, Verdict, dumps, loads
+from django_push.backends.console import ConsoleBackend
+from django_push.backends.dummy import DummyBackend
+from django_push.backends.locmem import LocMemBackend
+from django_push.outcomes import Outcome
+from django_push.testing.contract import BackendContract
+from django_push.wire import Reply, Request
+from tests.backends.replies import (
+    SERVICE_ACCOUNT,
+    expo_errors,
+    expo_oks,
+    fcm_error,
+    fcm_ok,
+    gcm_errors,
+    gcm_oks,
+    ok,
+)
+
+
+class ExpoContractTests(BackendContract, SimpleTestCase):
+    secrets = ("s3cret",)
+    codes = {code: outcome for code, outcome in expo.CODES.items() if not code.isupper()}
+    option_names = (*BackendContract.option_names, "richContent", "sound", "badge")
+
+    def make_backend(self):
+        return expo.ExpoBackend(alias="expo", access_token="s3cret")
+
+    def make_token(self, number):
+        return f"ExponentPushToken[{number:022d}]"
+
+    def accepted(self, request):
+        return expo_oks(request)
+
+    def refused(self, request, code):
+        return expo_errors(request, code)
+
+
+class GCMContractTests(BackendContract, SimpleTestCase):
+    secrets = ("s3cret",)
+    codes = gcm.CODES
+    option_names = (*BackendContract.option_names, "registration_ids", "collapse_key", "dry_run")
+    format = "json"
+
+    def make_backend(self):
+        return gcm.GCMBackend(
+            alias="gcm", endpoint="https://relay.example/gcm", api_key="s3cret", format=self.format
+        )
+
+    def accepted(self, request):
+        return gcm_oks(request)
+
+    def refused(self, request, code):
+        return gcm_errors(request, code)
+
+
+class GCMPlaintextContractTests(GCMContractTests):
+    format = "plaintext"
+
+    def accepted(self, request):
+        return Reply(status=200, body=b"id=0:1700000000000001%aa11")
+
+    def refused(self, request, code):
+        return Reply(status=200, body=f"Error={code}".encode())
+
+
+class FCMContractTests(BackendContract, SimpleTestCase):
+    secrets = ("s3cret",)
+    codes = fcm.CODES
+    option_names = (
+        *BackendContract.option_names, "android", "apns", "webpush", "fcm_options", "validate_only",
+    )  # fmt: skip
+
+    def make_backend(self):
+        return fcm.FCMBackend(alias="fcm", service_account_key=SERVICE_ACCOUNT)
+
+    def accepted(self, request):
+        return fcm_ok()
+
+    def refused(self, request, code):
+        return fcm_error(400, code)
+
+
+class LocMemContractTests(BackendContract, SimpleTestCase):
+    codes = {outcome.value: outcome for outcome in Outcome if outcome is not Outcome.ACCEPTED}
+    unheard_of = Outcome.UNKNOWN
+
+    def make_backend(self):
+        return LocMemBackend(alias="default")
+
+    def accepted(self, request):
+        return ok([{"outcome": "accepted", "id": str(n)} for n, _ in enumerate(request.targets)])
+
+    def refused(self, request, code):
+        return ok([{"outcome": code, "code": code} for _ in request.targets])
+
+
+class ConsoleContractTests(BackendContract, SimpleTestCase):
+    answers_each = False
+    unheard_of = Outcome.UNKNOWN
+
+    def make_backend(self):
+        return ConsoleBackend(alias="console")
+
+    def accepted(self, request):
+        return Reply(status=200)
+
+    def refused(self, request, code):
+        return Reply(status=502)
+
+
+class DummyContractTests(ConsoleContractTests):
+    def make_backend(self):
+        return DummyBackend(alias="dummy")
+
+
+class AcmeBackend(BasePushBackend):
+    """The third-party backend of docs/backends.rst."""
+
+    provider = "acme"
+    fields = frozenset({"title", "body", "data"})
+    recipients_per_request = 50
+
+    def encode(self, message):
+        said = {"title": message.title, "body": message.body, "data": message.data}
+        return {**{name: value for name, value in said.items() if value is not None}, **self.options(message)}
+
+    def request(self, groups, encoded):
+        [(_, targets)] = groups
+        body = dumps({**encoded, "to": [target.value for target in targets]}).encode()
+        return Request(url=self.endpoint, body=body, groups=groups)
+
+    def read(self, request, reply):
+        if reply.status != 200:
+            return self.refusal(reply)
+        words = loads(reply.body)
+        return [self.verdict(word) for word in words] if isinstance(words, list) else Verdict(Outcome.UNKNOWN)
+
+    def verdict(self, word):
+        outcomes = {"ok": Outcome.ACCEPTED, "gone": Outcome.UNREGISTERED}
+        if not isinstance(word, str):
+            return Verdict(Outcome.UNKNOWN)
+        return Verdict(outcomes.get(word, Outcome.REJECTED), code="" if word == "ok" else word[:200])
+
+
+class AcmeContractTests(BackendContract, SimpleTestCase):
+    codes = {"gone": Outcome.UNREGISTERED}
+
+    def make_backend(self):
+        return AcmeBackend(alias="acme", endpoint="https://acme.example/push")
+
+    def accepted(self, request):
+        return Reply(status=200, body=json.dumps(["ok" for _ in request.targets]).encode())
+
+    def refused(self, request, code):
+        return Reply(status=200, body=json.dumps([code for _ in request.targets]).encode())

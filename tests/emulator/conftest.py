@@ -1,0 +1,22 @@
+import pytest
+
+from django_push.emulator import start_emulator
+from django_push.emulator.state import Options, State
+
+
+@pytest.fixture
+def state():
+    return State(Options(retry_after=7))
+
+
+@pytest.fixture(scope="module")
+def _server():
+    with start_emulator(retry_after=0) as server:
+        yield server
+
+
+@pytest.fixture
+def emulator(_server):
+    """A running emulator that has seen nothing."""
+    _server.state.reset()
+    return _server

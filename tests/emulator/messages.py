@@ -1,0 +1,25 @@
+"""One message that says all that can be said."""
+
+EVERYTHING = {
+    "title": "Order 17",
+    "body": "On its way",
+    "subtitle": "Two parcels",
+    "data": {"order": 17, "list": [1], "flag": True, "none": None},
+    "image": "https://example.com/a.png",
+    "icon": "parcel",
+    "color": "#00ff00",
+    "sound": "default",
+    "badge": 3,
+    "ttl": 3600,
+    "priority": "high",
+    "collapse_key": "orders",
+    "tag": "order-17",
+    "channel_id": "orders",
+    "category": "order",
+    "thread_id": "orders",
+    "link": "https://example.com/orders/17",
+    "interruption_level": "time-sensitive",
+    "content_available": True,
+    "mutable_content": True,
+    "analytics_label": "orders",
+}
