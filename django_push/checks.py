@@ -8,7 +8,8 @@ from typing import Any
 
 from django.apps import apps
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Warning, register
+from django.core import checks
+from django.core.checks import CheckMessage, register
 from django.core.exceptions import ImproperlyConfigured
 from django.db.models import BigAutoField
 from django.utils.module_loading import import_string
@@ -27,12 +28,12 @@ _LIKENESS = 0.82
 _KEYS = ("BACKEND", "OPTIONS")
 
 
-def _error(number: int, message: str, hint: str) -> Error:
-    return Error(message, hint=hint, id=f"django_push.E{number:03}")
+def _error(number: int, message: str, hint: str) -> CheckMessage:
+    return checks.Error(message, hint=hint, id=f"django_push.E{number:03}")
 
 
-def _warning(number: int, message: str, hint: str) -> Warning:
-    return Warning(message, hint=hint, id=f"django_push.W{number:03}")
+def _warning(number: int, message: str, hint: str) -> CheckMessage:
+    return checks.Warning(message, hint=hint, id=f"django_push.W{number:03}")
 
 
 # --- PUSH_BACKENDS --------------------------------------------------------------------------------
@@ -98,7 +99,7 @@ def _check_options(where: str, cls: type[BasePushBackend], options: object) -> I
         if name not in names:
             yield _error(8, f"{where}: unknown option {name!r}.", _did_you_mean(name, names))
     try:
-        given = redirected(cls, options)
+        given = redirected(cls, options, push_settings.emulator_url)
     except ImproperlyConfigured:  # the emulator's own check tells
         return
     for name in sorted(required - given.keys()):
@@ -172,11 +173,12 @@ def check_emulator(**kwargs: Any) -> list[CheckMessage]:
 @register(TAG)
 def check_names(**kwargs: Any) -> list[CheckMessage]:
     """Warn of settings that are nearly one of ours; others may be another app's."""
-    messages: list[CheckMessage] = []
-    for name in sorted(set(dir(settings)) - set(NAMES)):
-        if name.startswith("PUSH_") and difflib.get_close_matches(name, NAMES, 1, _LIKENESS):
-            messages.append(_warning(2, f"There is no setting {name}.", _did_you_mean(name, NAMES)))
-    return messages
+    others = sorted(name for name in set(dir(settings)) - set(NAMES) if name.startswith("PUSH_"))
+    return [
+        _warning(2, f"There is no setting {name}.", _did_you_mean(name, NAMES))
+        for name in others
+        if difflib.get_close_matches(name, NAMES, 1, _LIKENESS)
+    ]
 
 
 # --- deployment -----------------------------------------------------------------------------------
@@ -204,7 +206,9 @@ def check_deployed_backends(**kwargs: Any) -> list[CheckMessage]:
         _, cls = _find_class("", path) if isinstance(path, str) else (None, None)
         if cls is not None and cls.transport in _TEST_TRANSPORTS:
             message = f"PUSH_BACKENDS[{alias!r}]: {cls.__name__} sends nothing."
-            messages.append(_warning(4, message, "Name a provider's backend where phones are to get the pushes."))
+            messages.append(
+                _warning(4, message, "Name a provider's backend where phones are to get the pushes.")
+            )
     return messages
 
 

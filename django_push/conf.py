@@ -18,7 +18,7 @@ DEFAULT_BACKENDS: Mapping[str, Mapping[str, Any]] = {
 
 
 #: All settings of this app. A check warns of a name that is nearly one of them.
-NAMES = ("PUSH_BACKENDS", "PUSH_TOKEN_MODEL", "PUSH_DISPATCHER", "PUSH_AUDIENCES", "PUSH_EMULATOR_HOST")
+NAMES = ("PUSH_BACKENDS", "PUSH_TOKEN_MODEL", "PUSH_DISPATCHER", "PUSH_EMULATOR_HOST")
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -132,12 +133,10 @@ class ServiceAccountCredentials:
 @sensitive_variables()
 def _signer(module: Any, auth: ServiceAccountAuth) -> Any:
     """Return google-auth's credentials. Raises ValueError without a cause: it could hold the key."""
-    try:
+    with contextlib.suppress(Exception):  # which errors there are depends on the key's form
         made = module.Credentials.from_service_account_info(auth.key.reveal(), scopes=[auth.scope])
         made.sign_bytes(b"")  # a key on an elliptic curve is taken, but signs nothing
         return made
-    except Exception:  # noqa: BLE001 - which errors there are depends on the key's form
-        pass
     raise ValueError("the private key cannot be read")
 
 

@@ -17,7 +17,7 @@ from django_push.conf import push_settings
 from django_push.credentials import ServiceAccountCredentials, StaticCredentials
 from django_push.exceptions import AmbiguousBackend, InvalidPushBackend
 from django_push.transport.base import Transport
-from django_push.wire import Reply, Request, ServiceAccountAuth, StaticAuth
+from django_push.wire import Reply, Request, StaticAuth
 
 
 class MissingExtra(InvalidPushBackend):
@@ -144,7 +144,7 @@ def backend_class(alias: str) -> type[BasePushBackend]:
 
 def make_backend(alias: str) -> BasePushBackend:
     """Return a new instance of the alias's backend, pointed at the emulator if that is set."""
-    return _told(_made(alias, backend_class(alias)))
+    return _told(_made(alias, backend_class(alias), push_settings.emulator_url))
 
 
 # In development Django's error page shows the local variables of every frame, even of functions that
@@ -174,11 +174,11 @@ def _backend_path(alias: str) -> str | InvalidPushBackend:
 
 
 @sensitive_variables()
-def _made(alias: str, cls: type[BasePushBackend]) -> BasePushBackend | InvalidPushBackend:
+def _made(alias: str, cls: type[BasePushBackend], emulator: str) -> BasePushBackend | InvalidPushBackend:
     given = push_settings.backends[alias].get("OPTIONS", {})
     if not isinstance(given, Mapping):
         return InvalidPushBackend("OPTIONS must be a dictionary.", alias=alias)
-    options = redirected(cls, given)
+    options = redirected(cls, given, emulator)
     names, required = accepted_options(cls)
     for name in options:
         if name not in names:
@@ -195,12 +195,11 @@ def _made(alias: str, cls: type[BasePushBackend]) -> BasePushBackend | InvalidPu
         return InvalidPushBackend(f"its options lead to {type(error).__name__}.", alias=alias)
 
 
-def redirected(cls: type[BasePushBackend], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a backend that is reached over the network, pointed at the emulator, if any.
+def redirected(cls: type[BasePushBackend], options: Mapping[str, Any], url: str) -> dict[str, Any]:
+    """Return the options of a backend that is reached over the network, pointed at the emulator's URL.
 
     Past any proxy: what goes to this machine over plain http stays on it.
     """
-    url = push_settings.emulator_url
     if not url or cls.transport != BasePushBackend.transport:
         return dict(options)
     kept = {name: value for name, value in options.items() if name != "proxy"}

@@ -152,7 +152,7 @@ class PushMessage:
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``PushMessage(**…)`` makes this message of again, as plain JSON values."""
-        values = {name: getattr(self, name) for name in self.said}
+        values = {name: value for name in FIELDS if (value := getattr(self, name)) is not None}
         if self.ttl is not None:
             values["ttl"] = self.ttl_seconds
         if self.provider_options:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from django.contrib.auth import get_user_model
 from django.db import models, router
-from django.db.models import Q, QuerySet
+from django.db.models import ExpressionWrapper, F, Q, QuerySet
 from django.db.models.manager import BaseManager
 
 from django_push.exceptions import AmbiguousBackend
@@ -62,14 +62,15 @@ class _Row(NamedTuple):
     project: str = ""
     locale: str = ""
     status: str = TokenStatus.ACTIVE
-    enabled: bool = True
+    enabled: bool | int = True
 
     @property
     def target(self) -> Target:
         return Target(self.token, self.pk, self.kind, self.project, self.locale)
 
 
-_COLUMNS = _Row._fields
+#: ``enabled`` is read as the number it is: turning it into a bool costs as much as reading the row.
+_COLUMNS = (*_Row._fields[:-1], ExpressionWrapper(F("enabled"), models.IntegerField()))
 
 
 def pages(to: Any, using: str | None, skipped: Counter[str]) -> Iterator[Page]:
@@ -100,15 +101,18 @@ class _Reader:
             return self._read_queryset(to)
         if isinstance(to, (str, Topic, Condition)):
             self._check_alias(to)  # what is ambiguous by itself is a mistake to hear of at once
-            return self._read_items([to])
+            return self._read_items(iter([to]))
         if isinstance(to, (self.model, self.user_model)):
-            return self._read_items([to])
-        if isinstance(to, Iterable) and not isinstance(to, (bytes, bytearray, memoryview, Mapping)):
-            return self._read_items(to)
-        raise TypeError(
-            f"Cannot push to {to.__class__.__name__}: give a user, a token, a string, a Topic or "
-            "Condition, or an iterable or queryset of these."
-        )
+            return self._read_items(iter([to]))
+        try:
+            if isinstance(to, (bytes, bytearray, memoryview, Mapping)):
+                raise TypeError
+            return self._read_items(iter(to))
+        except TypeError:  # a lazy AnonymousUser says only here that it is not iterable
+            raise TypeError(
+                f"Cannot push to {to.__class__.__name__}: give a user, a token, a string, a Topic or "
+                "Condition, or an iterable or queryset of these."
+            ) from None
 
     # --- querysets --------------------------------------------------------------------------------
 
@@ -163,24 +167,24 @@ class _Reader:
                 continue
             previous = pk
             if self._is_sendable(backend, status, enabled):
-                target = Target(token, pk, kind, project, locale)
-                _page(pages, backend).targets.append(target)
+                page = pages.get(backend) or _page(pages, backend)
+                page.targets.append(Target(token, pk, kind, project, locale))
         for page in pages.values():
             page.sent_at = sent_at
             yield page
 
-    def _is_sendable(self, backend: str, status: str, enabled: bool) -> bool:
+    def _is_sendable(self, backend: str, status: str, enabled: bool | int) -> bool:
+        if status == "active" and enabled and backend in self.configured:
+            return True
         if status != "active":
             self.skipped["inactive"] += 1
         elif not enabled:
             self.skipped["disabled"] += 1
-        elif backend not in self.configured:
+        else:
             self.skipped["unknown_backend"] += 1
             if backend not in self.unknown:
                 self.unknown.add(backend)
                 logger.warning("tokens of %r skipped: not in PUSH_BACKENDS", backend)
-        else:
-            return True
         return False
 
     def _rows(self) -> QuerySet[Any]:
@@ -188,9 +192,8 @@ class _Reader:
 
     # --- iterables --------------------------------------------------------------------------------
 
-    def _read_items(self, items: Iterable[Any]) -> Iterator[Page]:
-        iterator = iter(items)
-        while chunk := list(islice(iterator, CHUNK)):
+    def _read_items(self, items: Iterator[Any]) -> Iterator[Page]:
+        while chunk := list(islice(items, CHUNK)):
             yield from self._read_chunk(chunk)
 
     def _read_chunk(self, chunk: Sequence[Any]) -> Iterator[Page]:
@@ -225,7 +228,7 @@ class _Reader:
         elif self.using is not None and row.backend != self.using:
             self.skipped["other_backend"] += 1
         else:
-            named.append(_Row(None, *(getattr(row, name) for name in _COLUMNS[1:])))
+            named.append(_Row(None, *(getattr(row, name) for name in _Row._fields[1:])))
 
     def _place(self, item: str | Topic | Condition, pages: dict[str, Page], named: list[_Row]) -> None:
         """Put a string or topic where it belongs; one of an iterable never raises."""

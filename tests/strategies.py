@@ -4,11 +4,16 @@ import json
 import string
 from datetime import timedelta
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from django_push.message import INTERRUPTION_LEVELS, MAX_TTL, PRIORITIES, PushMessage
 from django_push.outcomes import Outcome
 from django_push.wire import Failure, Reply
+
+# A busy machine is no failure.
+settings.register_profile("push", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("push")
 
 #: Text that can be sent: without surrogates.
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

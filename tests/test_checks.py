@@ -51,13 +51,13 @@ def ids(**options):
 def test_nothing_is_wrong(settings):
     """Good settings have no message, deployed or not."""
     settings.PUSH_BACKENDS = {alias: config for alias, config in GOOD.items() if alias != "locmem"}
-    assert [] == ids(deploy=True)
+    assert ids(deploy=True) == []
 
 
 def test_nothing_is_set(settings):
     """No settings at all are good settings."""
     del settings.PUSH_BACKENDS
-    assert [] == ids(deploy=True)
+    assert ids(deploy=True) == []
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,10 @@ def test_nothing_is_set(settings):
         ({"a": {"BACKEND": EXPO, "OPTIONS": {"timeout": 0}}}, ["E010"]),
         ({"a": {"BACKEND": EXPO, "OPTIONS": {"access_token": b"canary"}}}, ["E010"]),
         ({"a": {"BACKEND": FCM, "OPTIONS": {"service_account_key": "/nowhere/key.json"}}}, ["E010"]),
-        ({"a": {"BACKEND": FCM, "OPTIONS": {"service_account_key": {**KEY, "private_key": "canary"}}}}, ["E010"]),
+        (
+            {"a": {"BACKEND": FCM, "OPTIONS": {"service_account_key": {**KEY, "private_key": "canary"}}}},
+            ["E010"],
+        ),
         ({"a": {"BACKEND": "tests.test_checks.Broken"}}, ["E010"]),
         ({"a": {}, "b": {"BACKEND": "nowhere.X"}, "c": {"BACKEND": EXPO}}, ["E003", "E005"]),
     ],
@@ -144,7 +147,7 @@ def test_without_google_auth(settings, monkeypatch):
     monkeypatch.setitem(sys.modules, "google", None)
     settings.PUSH_BACKENDS = {"a": GOOD["fcm"]}
     [message] = run()
-    assert "django_push.E011" == message.id
+    assert message.id == "django_push.E011"
     assert "pip install 'django-push-tokens[fcm]'" in message.hint
 
 
@@ -153,7 +156,7 @@ def test_a_callable_is_not_called(settings):
     settings.PUSH_BACKENDS = {
         "a": {"BACKEND": FCM, "OPTIONS": {"service_account_key": lambda: pytest.fail("called")}}
     }
-    assert [] == ids()
+    assert ids() == []
 
 
 @pytest.mark.parametrize(
@@ -187,7 +190,7 @@ def test_primary_key(settings, monkeypatch):
             app_label = "tests"
 
     monkeypatch.setattr("django_push.checks.apps.get_model", lambda label: Other)
-    assert ["E014"] == ids()
+    assert ids() == ["E014"]
 
 
 @pytest.mark.parametrize(
@@ -207,7 +210,9 @@ def test_dispatcher(settings, value, expected):
     assert expected == ids()
 
 
-@pytest.mark.parametrize(("value", "expected"), [("localhost:8025", []), ("example.com", ["E017"]), (5, ["E017"])])
+@pytest.mark.parametrize(
+    ("value", "expected"), [("localhost:8025", []), ("example.com", ["E017"]), (5, ["E017"])]
+)
 def test_emulator(settings, value, expected):
     """An emulator elsewhere is told once, not for each alias."""
     settings.PUSH_BACKENDS = GOOD
@@ -219,12 +224,18 @@ def test_emulator_stands_in_for_an_endpoint(settings):
     """With an emulator GCM needs no endpoint."""
     settings.PUSH_BACKENDS = {"a": {"BACKEND": GCM, "OPTIONS": {"api_key": "x"}}}
     settings.PUSH_EMULATOR_HOST = "localhost:8025"
-    assert [] == ids()
+    assert ids() == []
 
 
 @pytest.mark.parametrize(
     "name",
-    ["PUSH_BACKEND", "PUSH_BACKENDSS", "PUSH_TOKENS_MODEL", "PUSH_DISPATCHERS", "PUSH_EMULATOR", "PUSH_AUDIENCE"],
+    [
+        "PUSH_BACKEND",
+        "PUSH_BACKENDSS",
+        "PUSH_TOKENS_MODEL",
+        "PUSH_DISPATCHERS",
+        "PUSH_EMULATOR",
+    ],
 )
 def test_slip(settings, name):
     """A setting that is nearly one of ours is told with the right name."""
@@ -238,30 +249,33 @@ def test_slip(settings, name):
 def test_settings_of_others(settings, name):
     """A setting of another app is none of our business."""
     setattr(settings, name, "x")
-    assert [] == ids()
+    assert ids() == []
 
 
 def test_deployed_emulator(settings):
     """A deployed site with an emulator is warned, a development one is not."""
     settings.PUSH_BACKENDS = {"a": GOOD["expo"]}
     settings.PUSH_EMULATOR_HOST = "localhost:8025"
-    assert ([], ["W003"]) == (ids(), ids(deploy=True))
+    assert (ids(), ids(deploy=True)) == ([], ["W003"])
 
 
 @pytest.mark.parametrize("name", ["locmem.LocMemBackend", "console.ConsoleBackend", "dummy.DummyBackend"])
 def test_deployed_test_backends(settings, name):
     """A deployed site with a backend that sends nothing is warned."""
     settings.PUSH_BACKENDS = {"a": {"BACKEND": f"django_push.backends.{name}"}, "b": GOOD["expo"]}
-    assert ([], ["W004"]) == (ids(), ids(deploy=True))
+    assert (ids(), ids(deploy=True)) == ([], ["W004"])
 
 
-@pytest.mark.parametrize("backends", [[], {"a": None}, {"a": {"BACKEND": 5}}, {"a": {"BACKEND": "nowhere.X"}}])
+@pytest.mark.parametrize(
+    "backends", [[], {"a": None}, {"a": {"BACKEND": 5}}, {"a": {"BACKEND": "nowhere.X"}}]
+)
 def test_deployed_nonsense(settings, backends):
     """The deployment checks leave to the others what is not theirs."""
     settings.PUSH_BACKENDS = backends
-    assert 1 == len(ids(deploy=True))
+    assert len(ids(deploy=True)) == 1
 
 
+@pytest.mark.django_db
 def test_manage_py_check(settings):
     """The checks are part of ``manage.py check``."""
     settings.PUSH_BACKENDS = {"a": {}}

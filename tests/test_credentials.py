@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from django_push import credentials
 from django_push.credentials import ServiceAccountCredentials, StaticCredentials
 from django_push.exceptions import InvalidPushBackend
-from django_push.handler import push_backends
+from django_push.handler import Channel, push_backends
 from django_push.outcomes import Outcome
 from django_push.transport.base import CredentialsFailed
 from django_push.transport.fake import FakeTransport
@@ -22,9 +22,7 @@ from django_push.wire import Failure, Reply, Request, Secret, ServiceAccountAuth
 
 def pem(key, password=None):
     locked = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, locked
-    ).decode()
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, locked).decode()
 
 
 _RSA = rsa.generate_private_key(public_exponent=65537, key_size=1024)
@@ -41,7 +39,9 @@ SCOPE = "https://www.googleapis.com/auth/firebase.messaging"
 
 
 def sold(token="token-1", expires_in=3600, **more):
-    return Reply(status=200, body=json.dumps({"access_token": token, "expires_in": expires_in, **more}).encode())
+    return Reply(
+        status=200, body=json.dumps({"access_token": token, "expires_in": expires_in, **more}).encode()
+    )
 
 
 class Clock:
@@ -102,24 +102,24 @@ def test_static():
     """A static Authorization is given as it is, and never renewed."""
     static = StaticCredentials(StaticAuth(header=Secret("key=x")))
     static.renew()
-    assert "key=x" == static()
+    assert static() == "key=x"
 
 
 def test_what_is_asked_for():
     """A signed assertion for the scope goes to Google's token endpoint."""
     shop = Shop()
-    assert "Bearer token-1" == account(shop)()
+    assert account(shop)() == "Bearer token-1"
     [request] = shop.requests
-    assert "https://oauth2.googleapis.com/token" == request.url
+    assert request.url == "https://oauth2.googleapis.com/token"
     assert b"grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer" in request.body
-    assert "application/x-www-form-urlencoded" == request.headers["Content-Type"]
+    assert request.headers["Content-Type"] == "application/x-www-form-urlencoded"
 
 
 def test_one_purchase_for_many_threads():
     """Threads that need a token at once share one purchase."""
     shop = Shop(delay=0.1)
-    assert ["Bearer token-1"] * 20 == in_threads(20, account(shop))
-    assert 1 == len(shop.requests)
+    assert in_threads(20, account(shop)) == ["Bearer token-1"] * 20
+    assert len(shop.requests) == 1
 
 
 def test_kept(clock):
@@ -127,8 +127,8 @@ def test_kept(clock):
     shop = Shop()
     made = account(shop)
     for clock.ahead in (0.0, 1000.0, 3000.0):
-        assert "Bearer token-1" == made()
-    assert 1 == len(shop.requests)
+        assert made() == "Bearer token-1"
+    assert len(shop.requests) == 1
 
 
 def test_renewed_ahead(clock):
@@ -138,9 +138,9 @@ def test_renewed_ahead(clock):
     made()
     clock.ahead, shop.delay = 3400.0, 0.2
     results = in_threads(10, made)
-    assert (9, 1) == (results.count("Bearer token-1"), results.count("Bearer token-2"))
-    assert "Bearer token-2" == made()
-    assert 2 == len(shop.requests)
+    assert (results.count("Bearer token-1"), results.count("Bearer token-2")) == (9, 1)
+    assert made() == "Bearer token-2"
+    assert len(shop.requests) == 2
 
 
 def test_failed_renewal_is_forgiven(clock):
@@ -149,10 +149,10 @@ def test_failed_renewal_is_forgiven(clock):
     made = account(shop)
     made()
     clock.ahead = 3400.0
-    assert ["Bearer old"] * 5 == [made() for _ in range(5)]
-    assert 2 == len(shop.requests)
+    assert [made() for _ in range(5)] == ["Bearer old"] * 5
+    assert len(shop.requests) == 2
     clock.ahead += credentials.PAUSE
-    assert "Bearer new" == made()
+    assert made() == "Bearer new"
 
 
 def test_expired(clock):
@@ -161,8 +161,8 @@ def test_expired(clock):
     made = account(shop)
     made()
     clock.ahead, shop.delay = 3600.0, 0.1
-    assert ["Bearer token-2"] * 5 == in_threads(5, made)
-    assert 2 == len(shop.requests)
+    assert in_threads(5, made) == ["Bearer token-2"] * 5
+    assert len(shop.requests) == 2
 
 
 @pytest.mark.parametrize("expires_in", [0, -1, 1, 60, "60"])
@@ -170,8 +170,8 @@ def test_short_life(expires_in):
     """A token with a short life is not bought anew for each request."""
     shop = Shop(sold(expires_in=expires_in))
     made = account(shop)
-    assert ["Bearer token-1"] * 10 == [made() for _ in range(10)]
-    assert 1 == len(shop.requests)
+    assert [made() for _ in range(10)] == ["Bearer token-1"] * 10
+    assert len(shop.requests) == 1
 
 
 def test_unbelievable_life(clock):
@@ -180,7 +180,7 @@ def test_unbelievable_life(clock):
     made = account(shop)
     made()
     clock.ahead = 2 * 86_400.0
-    assert "Bearer token-2" == made()
+    assert made() == "Bearer token-2"
 
 
 def test_renew_after_a_refusal(clock):
@@ -191,11 +191,11 @@ def test_renew_after_a_refusal(clock):
     clock.ahead = 60.0
     for _ in range(3):
         made.renew()
-    assert "Bearer token-2" == made()
+    assert made() == "Bearer token-2"
     for _ in range(3):
         made.renew()  # answers to requests that were on their way
-    assert "Bearer token-2" == made()
-    assert 2 == len(shop.requests)
+    assert made() == "Bearer token-2"
+    assert len(shop.requests) == 2
 
 
 # --- failing --------------------------------------------------------------------------------------
@@ -210,7 +210,11 @@ INVALID_GRANT = b'{"error":"invalid_grant","error_description":"Invalid JWT Sign
         (Reply(status=401, body=b'{"error":"invalid_client"}'), "OAuth invalid_client", False),
         (Reply(status=403, body=b"<html>"), "OAuth HTTP 403", False),
         (Reply(status=404), "OAuth HTTP 404", False),
-        (Reply(status=400, body=b'{"error":"temporarily_unavailable"}'), "OAuth temporarily_unavailable", True),
+        (
+            Reply(status=400, body=b'{"error":"temporarily_unavailable"}'),
+            "OAuth temporarily_unavailable",
+            True,
+        ),
         (Reply(status=400, body=b'{"error":{"canary":1}}'), "OAuth HTTP 400", False),
         (Reply(status=400, body=b'{"error":"canary canary"}'), "OAuth HTTP 400", False),
         (Reply(status=429), "OAuth HTTP 429", True),
@@ -244,23 +248,23 @@ def test_no_token(reply, code, transient):
     with pytest.raises(CredentialsFailed) as raised:
         account(shop)()
     assert (code, transient) == (raised.value.code, raised.value.transient)
-    assert (None, None) == (raised.value.__cause__, raised.value.__context__)
+    assert (raised.value.__cause__, raised.value.__context__) == (None, None)
     # google-auth would ask three times, and sleep for three seconds.
-    assert 1 == len(shop.requests)
+    assert len(shop.requests) == 1
     assert time.monotonic() - start < 0.5
 
 
 def test_trouble_passes():
     """After a failure the next request asks again."""
     made = account(Shop(Reply(status=503), sold("new")))
-    assert ["OAuth HTTP 503", "Bearer new"] == [outcome_of(made) for _ in range(2)]
+    assert [outcome_of(made) for _ in range(2)] == ["OAuth HTTP 503", "Bearer new"]
 
 
 def test_a_failure_is_shared():
     """Threads that waited for a purchase which failed do not each try it again."""
     shop = Shop(*[Reply(failure=Failure.MAYBE_SENT, reason="timeout")] * 20, delay=0.2)
     start = time.monotonic()
-    assert ["OAuth timeout"] * 20 == in_threads(20, account(shop))
+    assert in_threads(20, account(shop)) == ["OAuth timeout"] * 20
     assert time.monotonic() - start < 1.5
     assert len(shop.requests) < 5
 
@@ -277,7 +281,7 @@ def test_a_key_that_cannot_sign(monkeypatch):
     made._credentials = Broken()
     with pytest.raises(CredentialsFailed) as raised:
         made()
-    assert ("OAuth BadKey", False) == (raised.value.code, raised.value.transient)
+    assert (raised.value.code, raised.value.transient) == ("OAuth BadKey", False)
 
 
 @pytest.mark.parametrize(
@@ -295,7 +299,7 @@ def test_unreadable_key(private_key):
     """A private key of any wrong form is a ValueError without a cause that could hold it."""
     with pytest.raises(ValueError, match="the private key cannot be read") as raised:
         account(Shop(), {**KEY, "private_key": private_key})
-    assert (None, None) == (raised.value.__cause__, raised.value.__context__)
+    assert (raised.value.__cause__, raised.value.__context__) == (None, None)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -316,7 +320,7 @@ def test_fork():
         os.kill(pid, 9)
         os.waitpid(pid, 0)
         status = -1
-    assert 0 == status
+    assert status == 0
 
 
 # --- in the path ----------------------------------------------------------------------------------
@@ -340,8 +344,8 @@ def test_without_google_auth(fcm, monkeypatch):
     with pytest.raises(InvalidPushBackend) as raised:
         push_backends["fcm"]
     assert (
-        "PUSH_BACKENDS['fcm']: google-auth is not installed; install django-push-tokens[fcm]."
-        == str(raised.value)
+        str(raised.value)
+        == "PUSH_BACKENDS['fcm']: google-auth is not installed; install django-push-tokens[fcm]."
     )
 
 
@@ -361,7 +365,7 @@ def test_outcome(fcm, reply, outcome):
     made = account(Shop(reply))
     request = Request(url="https://fcm.googleapis.com/", body=b"{}")
     answer = fcm_server.fetch(request, made)
-    assert [] == fcm_server.requests
+    assert fcm_server.requests == []
     [ticket] = channel.backend.parse(_to_one(channel), answer).tickets
     assert outcome is ticket.outcome
 
@@ -379,15 +383,16 @@ def test_renewed_once_after_401(fcm):
     channel = push_backends.channel("fcm")
     answered = FakeTransport(lambda request: Reply(status=401, body=b"{}"))
     first = channel.backend.parse(request := _to_one(channel), answered.fetch(request))
-    assert (True, 1) == (first.refresh_auth, len(first.resend))
+    assert (first.refresh_auth, len(first.resend)) == (True, 1)
     second = channel.backend.parse(first.resend[0], answered.fetch(first.resend[0]))
-    assert [Outcome.CREDENTIALS_REJECTED] == [ticket.outcome for ticket in second.tickets]
+    assert [ticket.outcome for ticket in second.tickets] == [Outcome.CREDENTIALS_REJECTED]
 
 
 def test_channel_renews(fcm, monkeypatch):
     """A channel passes the wish for a new token on; one without credentials has nothing to do."""
     channel = push_backends.channel("fcm")
     renewed = []
-    monkeypatch.setattr(ServiceAccountCredentials, "renew", lambda self: renewed.append(self))
+    monkeypatch.setattr(channel.credentials, "renew", lambda: renewed.append("now"))
     channel.renew_credentials()
-    assert [channel.credentials] == renewed
+    assert renewed == ["now"]
+    Channel(channel.backend, channel.transport, None).renew_credentials()

@@ -73,7 +73,7 @@ class SendPushForm(forms.Form):
     """A push in the sender's own words. Valid if it makes a PushMessage, which ``message`` then is."""
 
     title = forms.CharField(
-        label=_("Title"), required=False, widget=widgets.AdminTextInputWidget(attrs={"size": 60})
+        label=_("Title"), required=False, widget=widgets.AdminTextInputWidget(attrs={"class": "vURLField"})
     )
     body = forms.CharField(
         label=_("Text"), required=False, widget=widgets.AdminTextareaWidget(attrs={"rows": 3})
@@ -81,7 +81,7 @@ class SendPushForm(forms.Form):
     link = forms.CharField(
         label=_("Link"),
         required=False,
-        widget=widgets.AdminTextInputWidget(attrs={"size": 60}),
+        widget=widgets.AdminTextInputWidget(attrs={"class": "vURLField"}),
         help_text=_("Where a tap leads: a web address, or one that your app opens."),
     )
     image = forms.URLField(

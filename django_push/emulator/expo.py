@@ -280,11 +280,10 @@ def _message_faults(message: Mapping[str, Any], path: str) -> Iterator[str]:
 
 
 def _recipient_faults(message: Mapping[str, Any], path: str) -> Iterator[str]:
+    to = message.get("to", ())
     if "to" not in message:
         yield f'"{path}to" is required.'
-        return
-    to = message["to"]
-    if isinstance(to, list) and not to:
+    if to == []:
         yield f'"{path}to" must contain at least 1 items.'
     pairs = [(f"{path}to[{i}]", t) for i, t in enumerate(to)] if isinstance(to, list) else [(f"{path}to", to)]
     for at, token in pairs:

@@ -133,7 +133,6 @@ def _faults(message: Mapping[str, Any]) -> Iterator[Violation]:
     """Yield what is wrong with a message whose fields all have their types."""
     if sum(name in message for name in TARGETS) != 1:
         yield "message", "Recipient of the message is not set."
-        return
     yield from _target_faults(message)
     android, webpush = message.get("android", {}), message.get("webpush", {})
     blocks = {"message": message, "message.android": android, "message.webpush": webpush}

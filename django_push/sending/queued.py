@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from django.db import router, transaction
@@ -70,8 +69,12 @@ def enqueue_push(
         "topics_language": run.texts.language(""),
         "personalize": personalize,
     }
-    job = partial(get_dispatcher().enqueue, "send_push", payload)
-    transaction.on_commit(job, using=_database(), robust=True)
+    dispatcher = get_dispatcher()
+
+    def dispatch() -> None:  # no partial: Django's robust hooks want a __qualname__ to log
+        dispatcher.enqueue("send_push", payload)
+
+    transaction.on_commit(dispatch, using=_database(), robust=True)
     return count
 
 

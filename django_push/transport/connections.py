@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 from requests.adapters import HTTPAdapter
-from requests.certs import where
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util.ssl_ import create_urllib3_context
@@ -117,7 +117,7 @@ class Adapter(HTTPAdapter):
 
     def __init__(self, *, connections: int, ca_bundle: str | None) -> None:
         self._tls = create_urllib3_context()
-        path = ca_bundle or where()
+        path = ca_bundle or DEFAULT_CA_BUNDLE_PATH
         self._tls.load_verify_locations(**{"capath" if os.path.isdir(path) else "cafile": path})
         super().__init__(pool_connections=4, pool_maxsize=connections, max_retries=0)
 

@@ -1,7 +1,6 @@
 from datetime import timedelta
 
 import pytest
-from django.conf import settings
 from django.contrib import admin
 from django.contrib.auth import get_user_model
 from django.db import connection
@@ -58,12 +57,12 @@ class TestPage:
                 assert admin_client.get(url).status_code == 200
             return len(queries)
 
-        User = get_user_model()
+        users = get_user_model().objects
         for n in range(3):
-            make_token(user=User.objects.create(username=f"u{n}"))
+            make_token(user=users.create(username=f"u{n}"))
         few = measure()
         for n in range(3, 30):
-            make_token(user=User.objects.create(username=f"u{n}"))
+            make_token(user=users.create(username=f"u{n}"))
         assert measure() == few == 4  # session, user, count, rows
 
 
@@ -84,7 +83,7 @@ class TestOrder:
         rows = [make_token(platform=name) for name in ("b", "a", "c")]
         response = admin_client.get(f"{LIST}?o={column}")
         assert ids(response) == [row.pk for row in reversed(rows)]
-        assert response.context["cl"].queryset.query.order_by == ("-pk",)
+        assert set(response.context["cl"].queryset.query.order_by) == {"-pk"}
 
     def test_uses_the_primary_key(self, admin_client, make_token):
         """The page's rows come from the index of the primary key, without a sort."""
@@ -179,9 +178,6 @@ class TestFilters:
 
 
 class TestCount:
-    def paginator(self, monkeypatch, most):
-        monkeypatch.setattr(CappedPaginator, "max_count", most)
-
     def test_is_exact_below_the_cap(self, admin_client, make_token):
         """A count below the cap is the count."""
         make_token()
@@ -236,4 +232,3 @@ def test_list_uses_no_full_count():
     model_admin = admin.site.get_model_admin(PushToken)
     assert model_admin.show_full_result_count is False
     assert model_admin.get_sortable_by(RequestFactory().get("/")) == ("id",)
-    assert PushToken._meta.label == settings.PUSH_TOKEN_MODEL

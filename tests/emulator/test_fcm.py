@@ -165,7 +165,7 @@ class TestFields:
                     "title_loc_args": ["a"], "channelId": "c", "ticker": "t", "sticky": True,
                     "event_time": "2026-01-01T00:00:00Z", "local_only": False,
                     "notification_priority": "PRIORITY_HIGH", "default_sound": True,
-                    "vibrate_timings": ["1s", "0.5s"], "visibility": "PUBLIC", "notification_count": 3,
+                    "vibrate_timings": ["1s", "0.5s"], "visibility": "PUBLIC", "notification_count": "3",
                     "light_settings": {"color": {"red": 1, "green": 0.5}, "light_on_duration": "1s"},
                     "image": "i", "proxy": "ALLOW",
                 },
@@ -217,6 +217,7 @@ class TestFields:
         ("fields", "path", "text"),
         [
             ({"notification_count": "x"}, "notification_count", "TYPE_INT32"),
+            ({"notification_count": "99999999999"}, "notification_count", "TYPE_INT32"),
             ({"notification_count": 2**31}, "notification_count", "TYPE_INT32"),
             ({"event_time": "now"}, "event_time", "google.protobuf.Timestamp"),
             ({"title_loc_args": ["a", 1]}, "title_loc_args[1]", "TYPE_STRING"),

@@ -72,7 +72,7 @@ def test_every_way_to_name_them_sends_to_each_once(user, rows, to):
         recipients = recipients.keys()
     using = "other" if isinstance(recipients, list) else None
     result = send_push(recipients, title="Hi", using=using)
-    assert (NAMES, 4) == (sorted(sent()), result.accepted)
+    assert (sorted(sent()), result.accepted) == (NAMES, 4)
 
 
 def test_a_join_that_repeats_rows_sends_once(user, rows):
@@ -88,37 +88,37 @@ def test_pages_overlap_nowhere(rows, monkeypatch):
     """Reading page by page finds each row once."""
     monkeypatch.setattr("django_push.recipients.PAGE", 2)
     monkeypatch.setattr("django_push.recipients.CHUNK", 3)
-    assert 4 == send_push(Token.objects.all(), title="Hi").accepted
-    assert 4 == send_push(Token.objects.order_by("-pk")[:4], title="Hi").accepted
+    assert send_push(Token.objects.all(), title="Hi").accepted == 4
+    assert send_push(Token.objects.order_by("-pk")[:4], title="Hi").accepted == 4
     result = send_push([*rows, *rows], title="Hi")
-    assert (4, {"duplicate": 4}) == (result.accepted, dict(result.skipped))
+    assert (result.accepted, dict(result.skipped)) == (4, {"duplicate": 4})
 
 
 def test_none_is_nobody(user, rows, django_assert_num_queries):
     """An empty queryset sends nothing and asks nothing of the token table."""
-    assert 0 == len(send_push(Token.objects.none(), title="Hi"))
-    assert 0 == len(send_push(type(user).objects.none(), title="Hi"))
-    assert 0 == len(send_push([], title="Hi"))
-    assert [] == sent()
+    assert len(send_push(Token.objects.none(), title="Hi")) == 0
+    assert len(send_push(type(user).objects.none(), title="Hi")) == 0
+    assert len(send_push([], title="Hi")) == 0
+    assert sent() == []
 
 
 def test_a_sliced_queryset_is_that_slice(rows):
     """Neither more nor other rows than the slice has."""
     send_push(Token.objects.order_by("-pk")[1:3], title="Hi")
-    assert ["other-1", "other-2"] == sorted(sent())
+    assert sorted(sent()) == ["other-1", "other-2"]
 
 
 def test_the_same_token_named_in_many_ways_is_sent_once(user, rows):
     """A user, its row twice, its string, and an unsaved twin are one token; the rest is counted."""
     twin = Token(backend="other", token="other-0")
     result = send_push([rows[0], rows[0], user, "other-0", twin], title="Hi", using="other")
-    assert (4, {"duplicate": 4}) == (result.accepted, dict(result.skipped))
+    assert (result.accepted, dict(result.skipped)) == (4, {"duplicate": 4})
 
 
 def test_one_string_in_two_aliases_is_two_tokens(rows):
     """Unsaved rows of two aliases with the same text are both sent to."""
     result = send_push([Token(backend="other", token="t"), Token(backend="second", token="t")], title="Hi")
-    assert ({"other": 1, "second": 1}, 2) == (dict(result.backends), result.accepted)
+    assert (dict(result.backends), result.accepted) == ({"other": 1, "second": 1}, 2)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,12 @@ def test_one_string_in_two_aliases_is_two_tokens(rows):
 def test_what_is_not_sent_to_is_counted(user, fields, reason, how):
     """Muted, inactive and unknown rows are skipped however they are named."""
     row = Token.objects.create(**{"backend": "other", "token": "t", "user": user, **fields})
-    to = {"row": row, "queryset": Token.objects.all(), "user": user, "string": Token(backend=row.backend, token="t")}
+    to = {
+        "row": row,
+        "queryset": Token.objects.all(),
+        "user": user,
+        "string": Token(backend=row.backend, token="t"),
+    }
     result = send_push(to[how], title="Hi")
     assert ([], {reason: 1}) == (sent(), dict(result.skipped))
 
@@ -146,14 +151,14 @@ def test_a_raw_string_that_has_a_row_is_that_row(rows):
     testing.answer("other-1", Outcome.UNREGISTERED)
     result = send_push(["other-0", "other-1"], title="Hi", using="other")
     rows[1].refresh_from_db()
-    assert ({"disabled": 1}, "unregistered") == (dict(result.skipped), rows[1].status)
+    assert (dict(result.skipped), rows[1].status) == ({"disabled": 1}, "unregistered")
 
 
 def test_a_stale_row_is_sent_to_as_it_is_now(rows):
     """The instance's text may be old; the row's counts."""
     Token.objects.filter(pk=rows[0].pk).update(token="new")
     send_push(rows[0], title="Hi")
-    assert ["new"] == sent()
+    assert sent() == ["new"]
 
 
 def test_a_deleted_row_is_counted(rows):
@@ -161,19 +166,31 @@ def test_a_deleted_row_is_counted(rows):
     gone = Token.objects.get(pk=rows[0].pk)
     rows[0].delete()
     result = send_push([rows[0], gone], title="Hi")
-    assert ([], {"deleted": 2}) == (sent(), dict(result.skipped))
+    assert (sent(), dict(result.skipped)) == ([], {"deleted": 2})
 
 
 def test_using_narrows_to_one_alias(user, rows):
     """Tokens of other aliases are left out, and counted where they were named."""
     make_tokens(1, backend="second", user=user)
     result = send_push([user, Token(backend="second", token="u")], title="Hi", using="other")
-    assert (4, {"other_backend": 2}) == (result.accepted, dict(result.skipped))
-    assert 4 == send_push(Token.objects.all(), title="Hi", using="other").accepted
+    assert (result.accepted, dict(result.skipped)) == (4, {"other_backend": 2})
+    assert send_push(Token.objects.all(), title="Hi", using="other").accepted == 4
 
 
 @pytest.mark.parametrize(
-    "to", [None, 5, b"token", bytearray(b"t"), memoryview(b"t"), {"a": 1}, object(), AnonymousUser(), 1.5, get_user_model()]
+    "to",
+    [
+        None,
+        5,
+        b"token",
+        bytearray(b"t"),
+        memoryview(b"t"),
+        {"a": 1},
+        object(),
+        AnonymousUser(),
+        1.5,
+        get_user_model(),
+    ],
 )
 def test_what_is_no_recipient_is_a_type_error(to):
     """It is raised at once and says what to give."""
@@ -198,7 +215,7 @@ def test_a_queryset_of_something_else_is_a_type_error():
 def test_an_item_that_is_no_recipient_has_its_ticket(rows):
     """Among others it is an outcome, not an exception: the others are sent to."""
     result = send_push([None, rows[0], 5, b"x", [rows[1]], AnonymousUser()], title="Hi")
-    assert (1, 5) == (result.accepted, result.counts[Outcome.INVALID_TOKEN])
+    assert (result.accepted, result.counts[Outcome.INVALID_TOKEN]) == (1, 5)
     assert {"NotARecipient", ""} == {ticket.code for ticket in result}
 
 
@@ -207,8 +224,8 @@ def test_a_malformed_token_is_an_outcome(token):
     """With the alias or without, alone or among others, it never raises."""
     for to, using in ((token, "other"), ([token], "other"), (token, None), ([token], None)):
         result = send_push(to, title="Hi", using=using)
-        assert [Outcome.INVALID_TOKEN] == [ticket.outcome for ticket in result]
-    assert [] == sent()
+        assert [ticket.outcome for ticket in result] == [Outcome.INVALID_TOKEN]
+    assert sent() == []
 
 
 def test_an_ambiguous_string_is_an_error_alone_and_an_outcome_among_others(rows):
@@ -216,13 +233,13 @@ def test_an_ambiguous_string_is_an_error_alone_and_an_outcome_among_others(rows)
     with pytest.raises(AmbiguousBackend, match="'other', 'second'"):
         send_push("t", title="Hi")
     result = send_push(["t", rows[0]], title="Hi")
-    assert {Outcome.REJECTED: 1, Outcome.ACCEPTED: 1} == result.counts
+    assert result.counts == {Outcome.REJECTED: 1, Outcome.ACCEPTED: 1}
 
 
 def test_the_only_alias_needs_no_name(settings):
     """A raw string goes to the one alias there is."""
     settings.PUSH_BACKENDS = {"only": settings.PUSH_BACKENDS["other"]}
-    assert {"only": 1} == dict(send_push("t", title="Hi").backends)
+    assert dict(send_push("t", title="Hi").backends) == {"only": 1}
 
 
 def test_an_unknown_alias_raises_before_anything_is_sent(rows):
@@ -237,25 +254,33 @@ def test_a_topic_is_a_recipient(to):
     with pytest.raises(AmbiguousBackend, match="'other', 'second'"):
         send_push(to, title="Hi")
     result = send_push([to, to], title="Hi", using="other")
-    assert (1, {"duplicate": 1}, None) == (result.accepted, dict(result.skipped), result.tickets[0].pk)
+    assert (result.accepted, dict(result.skipped), result.tickets[0].pk) == (1, {"duplicate": 1}, None)
 
 
 def test_a_topic_where_there_are_none_is_refused(providers):
     """Expo has no topics: an outcome."""
     result = send_push(Topic("news"), title="Hi", using="expo")
-    assert [(Outcome.REJECTED, "UnsupportedTarget")] == [(t.outcome, t.code) for t in result]
-    assert 1 == len(send_push([Topic("news")], title="Hi"))
+    assert [(t.outcome, t.code) for t in result] == [(Outcome.REJECTED, "UnsupportedTarget")]
+    assert len(send_push([Topic("news")], title="Hi")) == 1
 
 
 @pytest.mark.parametrize(
     "fields",
-    [{}, {"title": ""}, {"data": {"a": object()}}, {"data": [1]}, {"title": "\ud800"}, {"nope": 1}, {"title": b"x"}],
+    [
+        {},
+        {"title": ""},
+        {"data": {"a": object()}},
+        {"data": [1]},
+        {"title": "\ud800"},
+        {"nope": 1},
+        {"title": b"x"},
+    ],
 )
 def test_a_message_that_is_none_raises(rows, fields):
     """Before anything is sent, with a reason."""
     with pytest.raises(InvalidMessage):
         send_push(rows, **fields)
-    assert [] == sent()
+    assert sent() == []
 
 
 def test_a_message_and_fields_are_not_both_given(rows):
@@ -274,7 +299,7 @@ def test_a_field_that_nobody_can_say_raises(providers):
 
 def test_options_for_a_provider_pass_where_locmem_stands_in(rows):
     """A site's message is not refused in its tests."""
-    assert 4 == send_push(rows, title="Hi", provider_options={"expo": {"badge": 1}}).accepted
+    assert send_push(rows, title="Hi", provider_options={"expo": {"badge": 1}}).accepted == 4
 
 
 def test_a_million_digests_take_little_memory():
@@ -303,7 +328,7 @@ def test_a_generator_is_read_as_it_is_sent_to(monkeypatch):
             yield f"t-{n}"
 
     tickets = iter_push(names(), title="Hi", using="other")
-    assert [] == read
+    assert read == []
     next(tickets)
     assert len(read) <= 20
     assert token_name(0) not in sent()

@@ -29,7 +29,7 @@ def test_only_the_token_that_may_be_tried_again_is(expo, clock):
     provider = expo({token_name(1): [BUSY, OK]})
     result = send_push(everyone(), title="Hi")
     assert [[token_name(0), token_name(1), token_name(2)], [token_name(1)]] == provider.asked
-    assert (3, 3) == (result.accepted, len(result.tickets))
+    assert (result.accepted, len(result.tickets)) == (3, 3)
 
 
 def test_a_retry_waits_a_second_and_more(expo, clock):
@@ -40,14 +40,14 @@ def test_a_retry_waits_a_second_and_more(expo, clock):
     first, second = clock.slept
     assert 1 <= first <= 1.5
     assert 2 <= second <= 3
-    assert (3, [Outcome.RATE_LIMITED]) == (len(provider.asked), [t.outcome for t in result])
+    assert (len(provider.asked), [t.outcome for t in result]) == (3, [Outcome.RATE_LIMITED])
 
 
 def test_retry_after_is_a_least(expo, clock):
     """The provider's wait is never shortened."""
     make_tokens(1)
     expo(replies=[unavailable(retry_after="4")])
-    assert 1 == send_push(everyone(), title="Hi").accepted
+    assert send_push(everyone(), title="Hi").accepted == 1
     assert [pytest.approx(4)] == clock.slept
 
 
@@ -56,7 +56,7 @@ def test_a_wait_beyond_the_budget_is_left_to_the_caller(expo, clock):
     make_tokens(1)
     expo(replies=[unavailable(retry_after="60")])
     result = send_push(everyone(), title="Hi")
-    assert ([], 60.0, 1) == (clock.slept, result.retry_after, len(result.retryable))
+    assert (clock.slept, result.retry_after, len(result.retryable)) == ([], 60.0, 1)
 
 
 def test_a_budget_of_zero_tries_once(expo, clock):
@@ -64,15 +64,15 @@ def test_a_budget_of_zero_tries_once(expo, clock):
     make_tokens(1)
     provider = expo({token_name(0): BUSY})
     result = send_push(everyone(), title="Hi", retry_budget=0)
-    assert (1, 1, []) == (len(provider.asked), len(result.retryable), clock.slept)
+    assert (len(provider.asked), len(result.retryable), clock.slept) == (1, 1, [])
 
 
 def test_a_budget_that_is_given_is_the_only_limit(expo, clock):
     """With ten minutes, a device that is busy seven times gets its push."""
     make_tokens(1)
     provider = expo({token_name(0): [BUSY] * 7 + [OK]})
-    assert 1 == send_push(everyone(), title="Hi", retry_budget=600).accepted
-    assert 8 == len(provider.asked)
+    assert send_push(everyone(), title="Hi", retry_budget=600).accepted == 1
+    assert len(provider.asked) == 8
 
 
 @pytest.mark.parametrize("budget", [-1, float("nan"), "8"])
@@ -96,7 +96,7 @@ def test_what_may_have_been_sent_is_not_sent_again(expo, clock, reply):
     make_tokens(1)
     provider = expo(replies=[reply])
     result = send_push(everyone(), title="Hi", retry_budget=600)
-    assert ([Outcome.UNKNOWN], 1) == ([t.outcome for t in result], len(provider.asked))
+    assert ([t.outcome for t in result], len(provider.asked)) == ([Outcome.UNKNOWN], 1)
 
 
 def test_a_busy_device_does_not_hold_up_the_others(expo, clock):
@@ -106,8 +106,8 @@ def test_a_busy_device_does_not_hold_up_the_others(expo, clock):
     at = []
     answer = provider.__call__
     provider.transport.answer = lambda request: (at.append(clock.now), answer(request))[1]
-    assert 500 == send_push(everyone(), title="Hi").accepted
-    assert (6, 1) == (len(at), len(set(at[:5])))
+    assert send_push(everyone(), title="Hi").accepted == 500
+    assert (len(at), len(set(at[:5]))) == (6, 1)
 
 
 def test_a_rate_limit_of_the_project_holds_everything(expo, clock):
@@ -118,7 +118,7 @@ def test_a_rate_limit_of_the_project_holds_everything(expo, clock):
     answer = provider.__call__
     provider.transport.answer = lambda request: (at.append(clock.now), answer(request))[1]
     result = send_push(everyone(), title="Hi")
-    assert (500, 500) == (result.accepted, len(result.tickets))
+    assert (result.accepted, len(result.tickets)) == (500, 500)
     assert [pytest.approx(3)] == clock.slept
     assert at[2] - at[1] == pytest.approx(3)
 
@@ -128,18 +128,18 @@ def test_a_rate_limit_beyond_the_budget_ends_the_alias(expo, clock):
     make_tokens(500)
     provider = expo(replies=[None, too_many(retry_after="120")])
     result = send_push(everyone(), title="Hi")
-    assert {Outcome.ACCEPTED: 100, Outcome.RATE_LIMITED: 400} == result.counts
-    assert (2, [], 120.0) == (len(provider.asked), clock.slept, result.retry_after)
-    assert 400 == len(result.retryable)
+    assert result.counts == {Outcome.ACCEPTED: 100, Outcome.RATE_LIMITED: 400}
+    assert (len(provider.asked), clock.slept, result.retry_after) == (2, [], 120.0)
+    assert len(result.retryable) == 400
 
 
 def test_a_provider_that_is_down_is_not_hammered(expo, clock):
     """After 20 requests one at a time asks whether it is back; within the budget the run ends."""
-    make_tokens(10_000)
+    make_tokens(4_000)
     down = Reply(failure=Failure.NEVER_SENT, reason="refused")
-    provider = expo(replies=[down] * 10_000)
+    provider = expo(replies=[down] * 4_000)
     result = send_push(everyone(), title="Hi")
-    assert {Outcome.NOT_SENT: 10_000} == result.counts
+    assert result.counts == {Outcome.NOT_SENT: 4_000}
     assert 20 < len(provider.asked) < 30
     assert sum(clock.slept) < 8
     assert {"active"} == set(statuses())
@@ -147,21 +147,21 @@ def test_a_provider_that_is_down_is_not_hammered(expo, clock):
 
 def test_a_provider_that_only_times_out_is_not_hammered(expo, clock):
     """Requests without any verdict count as no answer, too; what was not sent may be tried again."""
-    make_tokens(10_000)
-    provider = expo(replies=[Reply(failure=Failure.MAYBE_SENT, reason="timeout")] * 10_000)
+    make_tokens(4_000)
+    provider = expo(replies=[Reply(failure=Failure.MAYBE_SENT, reason="timeout")] * 4_000)
     result = send_push(everyone(), title="Hi")
     asked = sum(map(len, provider.asked))
-    assert {Outcome.UNKNOWN: asked, Outcome.NOT_SENT: 10_000 - asked} == result.counts
+    assert {Outcome.UNKNOWN: asked, Outcome.NOT_SENT: 4_000 - asked} == result.counts
     assert asked < 3_000
 
 
 def test_a_provider_that_comes_back_gets_the_rest(expo, clock):
     """A pause within the budget loses nothing."""
-    make_tokens(5_000)
+    make_tokens(3_000)
     down = Reply(failure=Failure.NEVER_SENT, reason="refused")
     expo(replies=[down] * 21)
     result = send_push(everyone(), title="Hi")
-    assert (5_000, 5_000) == (result.accepted, len(result.tickets))
+    assert (result.accepted, len(result.tickets)) == (3_000, 3_000)
 
 
 def test_two_aliases_wait_at_the_same_time(expo, clock, providers):
@@ -173,7 +173,7 @@ def test_two_aliases_wait_at_the_same_time(expo, clock, providers):
     expo({token_name(0): [BUSY, OK]})
     testing.answer("other-0", Outcome.RATE_LIMITED, code="Busy")
     result = send_push(everyone(), title="Hi")
-    assert {Outcome.ACCEPTED: 1, Outcome.RATE_LIMITED: 1} == result.counts
+    assert result.counts == {Outcome.ACCEPTED: 1, Outcome.RATE_LIMITED: 1}
     assert sum(clock.slept) <= 4.5
 
 
@@ -183,5 +183,5 @@ def test_a_learned_project_that_is_busy_is_tried_again_once(expo, clock):
     details = {"@a/x": [token_name(0)], "@a/y": [token_name(1)]}
     mixed = {"errors": [{"code": "PUSH_TOO_MANY_EXPERIENCE_IDS", "message": "", "details": details}]}
     provider = expo({token_name(1): [BUSY, OK]}, replies=[reply_of(mixed, 400)])
-    assert 2 == send_push(everyone(), title="Hi").accepted
+    assert send_push(everyone(), title="Hi").accepted == 2
     assert [[token_name(0)], [token_name(1)], [token_name(1)]] == provider.asked[1:]

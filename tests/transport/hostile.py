@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import struct
@@ -136,10 +137,8 @@ class Server:
         with self._lock:
             peers = list(self._peers)
         for peer in [self._sock, *peers]:
-            try:
+            with contextlib.suppress(OSError):
                 socket.socket.shutdown(peer, socket.SHUT_RDWR)
-            except OSError:
-                pass
         self._sock.close()
         for thread in self._threads:
             thread.join(5)

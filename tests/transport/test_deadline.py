@@ -8,7 +8,7 @@ from django_push.transport.deadline import Call, Watchdog
 from django_push.wire import Failure
 from tests.transport.hostile import once, polite
 
-TIMEOUT = 0.4
+TIMEOUT = 0.3
 OK = b"HTTP/1.1 200 OK\r\n"
 
 
@@ -42,8 +42,8 @@ def test_drip(transport, post, serve, certificate, stopwatch, handle, tls):
     """A dripping answer ends at the deadline, maybe sent."""
     server = serve(handle, tls=certificate.server if tls else None)
     reply = transport(timeout=TIMEOUT, ca_bundle=str(certificate.path)).fetch(post(server.url))
-    assert (Failure.MAYBE_SENT, "timeout") == (reply.failure, reply.reason)
-    assert TIMEOUT * 0.9 < stopwatch() < TIMEOUT + 0.6
+    assert (reply.failure, reply.reason) == (Failure.MAYBE_SENT, "timeout")
+    assert TIMEOUT * 0.9 < stopwatch() < TIMEOUT + 1.0
 
 
 @pytest.mark.parametrize("act", [lambda peer: peer.hang(), lambda peer: peer.drip(b"\x16\x03\x03\x40\x00")])
@@ -51,16 +51,16 @@ def test_handshake(transport, post, serve, stopwatch, act):
     """A handshake that hangs or drips ends at the deadline, never sent."""
     server = serve(act)
     reply = transport(timeout=TIMEOUT).fetch(post(server.url.replace("http:", "https:")))
-    assert (Failure.NEVER_SENT, "timeout") == (reply.failure, reply.reason)
-    assert stopwatch() < TIMEOUT + 0.6
+    assert (reply.failure, reply.reason) == (Failure.NEVER_SENT, "timeout")
+    assert stopwatch() < TIMEOUT + 1.0
 
 
 def test_request_that_is_not_read(transport, post, serve, stopwatch):
     """A server that reads nothing cannot hold a large request longer than the deadline."""
     server = serve(lambda peer: peer.hang())
     reply = transport(timeout=TIMEOUT).fetch(post(server.url, b"x" * 50_000_000))
-    assert (Failure.MAYBE_SENT, "timeout") == (reply.failure, reply.reason)
-    assert stopwatch() < TIMEOUT + 0.8
+    assert (reply.failure, reply.reason) == (Failure.MAYBE_SENT, "timeout")
+    assert stopwatch() < TIMEOUT + 1.2
 
 
 def test_the_next_user_of_a_connection_is_left_alone(transport, post, serve):
@@ -68,9 +68,9 @@ def test_the_next_user_of_a_connection_is_left_alone(transport, post, serve):
     server = serve(polite)
     carrier = transport(timeout=0.2)
     for _ in range(3):
-        assert 200 == carrier.fetch(post(server.url)).status
+        assert carrier.fetch(post(server.url)).status == 200
         server.stopped.wait(0.15)
-    assert 1 == server.connections
+    assert server.connections == 1
 
 
 def test_one_thread_looks_at_the_clock(transport, post, serve):
@@ -79,7 +79,7 @@ def test_one_thread_looks_at_the_clock(transport, post, serve):
 
     def watchers():
         carrier = transport(max_connections=3)
-        assert 9 == sum(r.status == 200 for _, r in carrier.exchange(post(server.url) for _ in range(9)))
+        assert sum(r.status == 200 for _, r in carrier.exchange(post(server.url) for _ in range(9))) == 9
         return [thread for thread in threading.enumerate() if thread.name == "django-push-deadlines"]
 
     assert watchers() == watchers()
@@ -105,7 +105,7 @@ def test_watchdog_heeds_a_nearer_deadline():
         if near.expired:
             break
         threading.Event().wait(0.01)
-    assert (True, False) == (near.expired, far.expired)
+    assert (near.expired, far.expired) == (True, False)
     watchdog.forget(far)
 
 

@@ -37,7 +37,7 @@ def test_broken_answer(transport, post, serve, handle):
     reply = transport().fetch(post(serve(handle).url))
     assert Failure.MAYBE_SENT is reply.failure
     assert reply.reason
-    assert (0, b"") == (reply.status, reply.body)
+    assert (reply.status, reply.body) == (0, b"")
 
 
 def test_reset_before_reading(transport, post, serve):
@@ -57,7 +57,7 @@ def test_answer_before_the_end_of_the_request(transport, post, serve):
             pass
 
     reply = transport().fetch(post(serve(refuse).url, b"x" * 5_000_000))
-    assert (413, b"too big") == (reply.status, reply.body)
+    assert (reply.status, reply.body) == (413, b"too big")
 
 
 def test_tls_close_in_the_body(transport, post, serve, certificate):
@@ -71,4 +71,4 @@ def test_nothing_is_tried_again(transport, post, serve):
     """A request that failed is not written a second time."""
     server = serve(once(lambda peer: peer.reset()))
     transport().fetch(post(server.url))
-    assert (1, 1) == (server.connections, len(server.requests))
+    assert (server.connections, len(server.requests)) == (1, 1)

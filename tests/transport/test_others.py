@@ -26,10 +26,12 @@ def options(**more):
 def test_fake():
     """A fake answers as it is told and keeps what it was given."""
     fake = FakeTransport(lambda request: Reply(status=200, body=request.body))
-    assert [(REQUEST, b"hello")] == [(r, reply.body) for r, reply in fake.exchange([REQUEST], lambda: "key=x")]
-    assert ([REQUEST], ["key=x"]) == (fake.requests, fake.authorizations)
+    assert [(r, reply.body) for r, reply in fake.exchange([REQUEST], lambda: "key=x")] == [
+        (REQUEST, b"hello")
+    ]
+    assert (fake.requests, fake.authorizations) == ([REQUEST], ["key=x"])
     fake.fetch(REQUEST)
-    assert ["key=x", None] == fake.authorizations
+    assert fake.authorizations == ["key=x", None]
     fake.close()
 
 
@@ -44,7 +46,7 @@ def test_fake_without_credentials(transient, failure):
         raise CredentialsFailed("no", transient=transient)
 
     assert failure is fake.fetch(REQUEST, authorize).failure
-    assert [] == fake.requests
+    assert fake.requests == []
 
 
 def test_fake_reads_requests_lazily():
@@ -59,7 +61,7 @@ def test_fake_reads_requests_lazily():
     replies = FakeTransport(lambda request: Reply(status=200)).exchange(endless())
     next(replies)
     next(replies)
-    assert [1, 1] == read
+    assert read == [1, 1]
 
 
 def test_memory():
@@ -67,22 +69,23 @@ def test_memory():
     memory.answers["token-2"] = {"outcome": "unregistered"}
     reply = memory.MemoryTransport(**options()).fetch(REQUEST)
     first, second = json.loads(reply.body)
-    assert ("accepted", "unregistered") == (first["outcome"], second["outcome"])
-    assert [("x", "token-1", 1, "Hi"), ("x", "token-2", 2, "Hi")] == [
-        (sent.backend, sent.token, sent.pk, sent.message.title) for sent in memory.outbox
+    assert (first["outcome"], second["outcome"]) == ("accepted", "unregistered")
+    assert [(sent.backend, sent.token, sent.pk, sent.message.title) for sent in memory.outbox] == [
+        ("x", "token-1", 1, "Hi"),
+        ("x", "token-2", 2, "Hi"),
     ]
     assert "token-1" not in repr(memory.outbox)
 
 
 def test_console(capsys):
     """The console gets the body."""
-    assert 200 == ConsoleTransport(**options()).fetch(REQUEST).status
-    assert "hello" == capsys.readouterr().out
+    assert ConsoleTransport(**options()).fetch(REQUEST).status == 200
+    assert capsys.readouterr().out == "hello"
 
 
 def test_none():
     """No transport answers 200 to everything."""
-    assert 200 == NoTransport(**options()).fetch(REQUEST).status
+    assert NoTransport(**options()).fetch(REQUEST).status == 200
 
 
 def test_base_is_abstract():

@@ -37,7 +37,9 @@ def raw_deflate(data):
         pytest.param(OK + b"Content-Length: 2\r\n\r\n\xff\xfe", b"\xff\xfe", id="no UTF-8"),
         pytest.param(b"HTTP/1.1 100 Continue\r\n\r\n" + OK + b"Content-Length: 2\r\n\r\n{}", b"{}", id="100"),
         pytest.param(OK + b"Content-Length: 2\r\nContent-Encoding: identity\r\n\r\n{}", b"{}", id="identity"),
-        pytest.param(OK + b"Content-Length: 2\r\nContent-Encoding: br\r\n\r\n{}", b"{}", id="unknown encoding"),
+        pytest.param(
+            OK + b"Content-Length: 2\r\nContent-Encoding: br\r\n\r\n{}", b"{}", id="unknown encoding"
+        ),
         pytest.param(OK + b"Content-Encoding: gzip\r\nContent-Length: 0\r\n\r\n", b"", id="empty gzip"),
     ],
 )
@@ -61,7 +63,7 @@ def test_compressed(transport, post, serve, name, pack, frame):
             head = f"HTTP/1.1 200 OK\r\nContent-Encoding: {name}\r\nTransfer-Encoding: chunked\r\n\r\n"
             peer.send(head.encode() + chunked(body))
 
-    assert TEXT == transport().fetch(post(serve(once(act)).url)).body
+    assert transport().fetch(post(serve(once(act)).url)).body == TEXT
 
 
 @pytest.mark.parametrize(
@@ -79,7 +81,7 @@ def test_broken_compression(transport, post, serve, body):
     """A compressed body that cannot be decompressed wholly is no answer."""
     server = serve(once(lambda peer: peer.answer(body, "Content-Encoding: gzip")))
     reply = transport().fetch(post(server.url))
-    assert (Failure.MAYBE_SENT, b"") == (reply.failure, reply.body)
+    assert (reply.failure, reply.body) == (Failure.MAYBE_SENT, b"")
 
 
 def flood(header, block, times):
@@ -88,8 +90,8 @@ def flood(header, block, times):
 
 
 def bomb(peer):
-    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
-    body = b"".join(packer.compress(b"\0" * (1 << 20)) for _ in range(100)) + packer.flush()
+    packer = zlib.compressobj(1, zlib.DEFLATED, 31)
+    body = b"".join(packer.compress(b"\0" * (1 << 20)) for _ in range(50)) + packer.flush()
     peer.answer(body, "Content-Encoding: gzip")
 
 
@@ -107,7 +109,9 @@ MEGABYTE = b"x" * (1 << 20)
         pytest.param(
             flood(b"Transfer-Encoding: chunked", b"ffffffffff\r\n" + MEGABYTE, 50), id="a chunk of 1 TB"
         ),
-        pytest.param(flood(b"Transfer-Encoding: chunked\r\n\r\n1", b"0" * (1 << 20), 50), id="a chunk's line"),
+        pytest.param(
+            flood(b"Transfer-Encoding: chunked\r\n\r\n1", b"0" * (1 << 20), 50), id="a chunk's line"
+        ),
         pytest.param(once(bomb), id="a gzip bomb"),
         pytest.param(
             flood(b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(b"{}"), MEGABYTE, 50),
@@ -125,7 +129,7 @@ def test_too_long(transport, post, serve, handle):
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert (Failure.MAYBE_SENT, b"") == (reply.failure, reply.body)
+    assert (reply.failure, reply.body) == (Failure.MAYBE_SENT, b"")
     assert reply.reason in ("ReplyTooLong", "ProtocolError", "InvalidChunkLength", "IncompleteRead")
     assert peak < 4 * MAX_REPLY
 
@@ -145,7 +149,7 @@ def test_redirect(transport, post, serve, status):
         once(lambda peer: peer.answer(b"", f"Location: {elsewhere.url}", status=f"{status} Elsewhere"))
     )
     assert status == transport().fetch(post(server.url), lambda: "Bearer x").status
-    assert (1, 0) == (server.connections, elsewhere.connections)
+    assert (server.connections, elsewhere.connections) == (1, 0)
 
 
 @pytest.mark.parametrize("status", [204, 304, 400, 401, 404, 407, 429, 500, 502, 503, 999])
@@ -154,14 +158,14 @@ def test_status(transport, post, serve, status):
     server = serve(once(lambda peer: peer.answer(b"", "Retry-After: 0", status=f"{status} Some")))
     reply = transport().fetch(post(server.url))
     assert (None, status, "0") == (reply.failure, reply.status, reply.headers["retry-after"])
-    assert 1 == server.connections
+    assert server.connections == 1
 
 
 def test_headers(transport, post, serve):
     """Header names are lower-case, and one that comes twice is joined."""
     server = serve(once(lambda peer: peer.answer(b"{}", "RETRY-AFTER: 7", "X-A: 1", "x-a: 2", "X-B: ü")))
     headers = transport().fetch(post(server.url)).headers
-    assert ("7", "1, 2", "ü") == (headers["retry-after"], headers["x-a"], headers["x-b"])
+    assert (headers["retry-after"], headers["x-a"], headers["x-b"]) == ("7", "1, 2", "ü")
 
 
 def test_cookies_are_not_kept(transport, post, serve):
@@ -183,9 +187,9 @@ def test_request(transport, post, serve):
     server = serve(polite)
     transport().fetch(post(server.url, b"\x00\xff body"), lambda: "key=x")
     [(head, body)] = server.requests
-    assert b"\x00\xff body" == body
+    assert body == b"\x00\xff body"
     first, *lines = head.split(b"\r\n")
-    assert b"POST /send HTTP/1.1" == first
+    assert first == b"POST /send HTTP/1.1"
     assert {
         b"Accept: application/json",
         b"Accept-Encoding: gzip",
@@ -195,7 +199,7 @@ def test_request(transport, post, serve):
         b"Host: 127.0.0.1:%d" % server.port,
         b"User-Agent: django-push-tokens",
     } == set(lines)
-    assert 7 == len(lines)
+    assert len(lines) == 7
 
 
 @pytest.mark.parametrize("late", [0.0, 0.1])
@@ -227,5 +231,5 @@ def test_answer_after_an_interim_one(transport, post, serve):
     server = serve(handle)
     carrier = transport()
     replies = [carrier.fetch(post(server.url)) for _ in range(3)]
-    assert [Failure.MAYBE_SENT] * 3 == [reply.failure for reply in replies]
-    assert 3 == server.connections
+    assert [reply.failure for reply in replies] == [Failure.MAYBE_SENT] * 3
+    assert server.connections == 3

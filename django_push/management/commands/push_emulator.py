@@ -10,7 +10,7 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from django_push.emulator import start_emulator
+from django_push.emulator import Emulator, start_emulator
 
 
 class Command(BaseCommand):
@@ -41,13 +41,16 @@ class Command(BaseCommand):
                 f"Cannot listen on {host}:{port}: {error.strerror or error}. Is one running? Try --port 0."
             ) from None
         with emulator:
-            self.stdout.write(f"Push emulator, with an inbox at {emulator.url}/")
-            self.stdout.write(f'In the settings: PUSH_EMULATOR_HOST = "{emulator.host}"')
-            self.stdout.write("Quit with Control-C.")
             try:
-                wait()
+                self._serve(emulator)
             except KeyboardInterrupt:
                 self.stdout.write("\nStopped.")
+
+    def _serve(self, emulator: Emulator) -> None:
+        self.stdout.write(f"Push emulator, with an inbox at {emulator.url}/")
+        self.stdout.write(f'In the settings: PUSH_EMULATOR_HOST = "{emulator.host}"')
+        self.stdout.write("Quit with Control-C.")
+        wait()
 
     def _log(self, line: str) -> None:
         self.stdout.write(f"{datetime.now().astimezone():%H:%M:%S} {line}")
