@@ -68,7 +68,7 @@ class SendPushAdmin(TokenModelAdmin):
         return [*own, *super().get_urls()]
 
     def _unbound(self, view: Any) -> Any:
-        """Wrap a view for the site; outside of transactions, which a rollback of would forget verdicts."""
+        """Wrap a view for the site, outside of transactions: a rollback would forget verdicts."""
 
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             return self.admin_site.admin_view(view)(*args, **kwargs)

@@ -105,6 +105,8 @@ class TestChange:
         monkeypatch.setattr(tokens, "set_enabled", lambda rows, to: calls.append((list(rows), to)))
         admin_client.post(f"{LIST}{row.pk}/change/", self.fields(enabled=""))
         assert calls == [([row], False)]
+        row.refresh_from_db()
+        assert row.enabled  # nobody else wrote it
 
     @pytest.mark.parametrize("page", ["change", "delete", "history"])
     def test_pages_mask_the_token(self, admin_client, make_token, page):

@@ -175,7 +175,7 @@ class TestPreview:
         response = step(admin_client, [make_token()], "edit", **WORDS, data='{"a": 1}')
         assert 'value="Shipped"' in text(response)
         assert escape('{"a": 1}') in text(response)
-        assert "_preview" in text(response)
+        assert 'name="_preview"' in text(response)
 
     def test_a_send_without_a_preview_is_a_preview(self, admin_client, make_token):
         """Without a nonce of a preview nothing is sent."""
@@ -235,6 +235,17 @@ class TestSend:
         assert not [row for row in rows if row.token in page]
         assert PushToken.objects.get(pk=rows[1].pk).status == TokenStatus.UNREGISTERED
         assert PushToken.objects.active().count() == 3
+
+    def test_names_dead_tokens_first(self, admin_client, make_token, monkeypatch):
+        """Of many that were not accepted the page names some, those that were deactivated first."""
+        monkeypatch.setattr(sending, "NAMED", 1)
+        rows = [make_token(), make_token()]
+        testing.answer(rows[0].token, Outcome.PROVIDER_SETUP, code="InvalidCredentials")
+        testing.answer(rows[1].token, Outcome.UNREGISTERED, code="NotRegistered")
+        page = text(send(admin_client, rows))
+        assert "NotRegistered" in page
+        assert "InvalidCredentials" not in page
+        assert "and 1 more" in page
 
     def test_is_logged_per_token(self, admin_client, make_token):
         """Each token's history has the title and the outcome, not the text or the token."""

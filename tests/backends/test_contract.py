@@ -1,17 +1,19 @@
 """Every backend of ours keeps the contract that a third party's is held to."""
 
-import json
+import re
+import textwrap
+from pathlib import Path
 
 from django.test import SimpleTestCase
 
 from django_push.backends import expo, fcm, gcm
-from django_push.backends.base import BasePushBackend, Verdict, dumps, loads
 from django_push.backends.console import ConsoleBackend
 from django_push.backends.dummy import DummyBackend
 from django_push.backends.locmem import LocMemBackend
+from django_push.handler import push_backends
 from django_push.outcomes import Outcome
 from django_push.testing.contract import BackendContract
-from django_push.wire import Reply, Request
+from django_push.wire import Reply
 from tests.backends.replies import (
     SERVICE_ACCOUNT,
     expo_errors,
@@ -120,43 +122,24 @@ class DummyContractTests(ConsoleContractTests):
         return DummyBackend(alias="dummy")
 
 
-class AcmeBackend(BasePushBackend):
-    """The third-party backend of docs/backends.rst."""
-
-    provider = "acme"
-    fields = frozenset({"title", "body", "data"})
-    recipients_per_request = 50
-
-    def encode(self, message):
-        said = {"title": message.title, "body": message.body, "data": message.data}
-        return {**{name: value for name, value in said.items() if value is not None}, **self.options(message)}
-
-    def request(self, groups, encoded):
-        [(_, targets)] = groups
-        body = dumps({**encoded, "to": [target.value for target in targets]}).encode()
-        return Request(url=self.endpoint, body=body, groups=groups)
-
-    def read(self, request, reply):
-        if reply.status != 200:
-            return self.refusal(reply)
-        words = loads(reply.body)
-        return [self.verdict(word) for word in words] if isinstance(words, list) else Verdict(Outcome.UNKNOWN)
-
-    def verdict(self, word):
-        outcomes = {"ok": Outcome.ACCEPTED, "gone": Outcome.UNREGISTERED}
-        if not isinstance(word, str):
-            return Verdict(Outcome.UNKNOWN)
-        return Verdict(outcomes.get(word, Outcome.REJECTED), code="" if word == "ok" else word[:200])
+def _documented():
+    """Run the code of the page about writing a backend, and return what it defines."""
+    page = Path(__file__).parents[2] / "docs" / "backends.rst"
+    blocks = re.findall(r"\.\. code-block:: python\n\n((?:    .*\n|\n)+)", page.read_text(encoding="utf-8"))
+    names = {"__name__": __name__, "env": {"ACME_KEY": "s3cret"}.get}
+    for block in blocks:
+        exec(compile(textwrap.dedent(block), str(page), "exec"), names)
+    return names
 
 
-class AcmeContractTests(BackendContract, SimpleTestCase):
-    codes = {"gone": Outcome.UNREGISTERED}
+PAGE = _documented()
+AcmeBackend = PAGE["AcmeBackend"]
+AcmeContractTests = PAGE["AcmeContractTests"]
 
-    def make_backend(self):
-        return AcmeBackend(alias="acme", endpoint="https://acme.example/push")
 
-    def accepted(self, request):
-        return Reply(status=200, body=json.dumps(["ok" for _ in request.targets]).encode())
-
-    def refused(self, request, code):
-        return Reply(status=200, body=json.dumps([code for _ in request.targets]).encode())
+def test_documented_settings(settings):
+    """The settings on the page are an alias that can be used, with the options they name."""
+    config = {"BACKEND": f"{__name__}.AcmeBackend", "OPTIONS": PAGE["PUSH_BACKENDS"]["acme"]["OPTIONS"]}
+    settings.PUSH_BACKENDS = {"acme": config}
+    assert push_backends["acme"].timeout == 10.0
+    assert push_backends["acme"].auth.header.reveal() == "Bearer s3cret"
