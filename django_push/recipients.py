@@ -69,8 +69,8 @@ class _Row(NamedTuple):
         return Target(self.token, self.pk, self.kind, self.project, self.locale)
 
 
-#: ``enabled`` is read as the number it is: turning it into a bool costs as much as reading the row.
-_COLUMNS = (*_Row._fields[:-1], ExpressionWrapper(F("enabled"), models.IntegerField()))
+#: ``enabled`` is read as the database has it: making a bool of it costs as much as reading the row.
+_COLUMNS = (*_Row._fields[:-1], ExpressionWrapper(F("enabled"), models.Field()))
 
 
 def pages(to: Any, using: str | None, skipped: Counter[str]) -> Iterator[Page]:

@@ -138,6 +138,7 @@ def test_a_result_counts():
     assert result.retry_after == 9.0
     assert [t.outcome for t in result.of(Outcome.UNREGISTERED)] == [Outcome.UNREGISTERED]
     assert result.backends == {"default": 5}
+    assert list(result) == result.tickets
     expected = "1 accepted, 1 not_sent, 1 rate_limited, 1 unavailable, 1 unregistered; skipped: 2 disabled"
     assert str(result) == expected
 

@@ -15,15 +15,8 @@ from typing import Any
 
 from django.views.decorators.debug import sensitive_variables
 
-from django_push.backends.base import (
-    BasePushBackend,
-    Verdict,
-    dumps,
-    loads,
-    merge,
-    text,
-    text_size,
-)
+from django_push.backends.base import BasePushBackend, Verdict
+from django_push.backends.values import dumps, loads, merge, text, text_size
 from django_push.message import PushMessage
 from django_push.outcomes import Outcome, Receipt, Target, cut, mask
 from django_push.retry import parse_retry_after

@@ -19,15 +19,13 @@ from urllib.parse import urlsplit
 
 from django.views.decorators.debug import sensitive_variables
 
-from django_push.backends.base import (
-    BasePushBackend,
-    Verdict,
+from django_push.backends.base import BasePushBackend, Verdict, rejected
+from django_push.backends.values import (
     dumps,
     loads,
     merge,
     option,
     payload_size,
-    rejected,
     reserved_key,
     stringify,
     text,

@@ -13,19 +13,8 @@ from urllib.parse import urlencode
 
 from django.views.decorators.debug import sensitive_variables
 
-from django_push.backends.base import (
-    BasePushBackend,
-    Verdict,
-    dumps,
-    loads,
-    merge,
-    option,
-    rejected,
-    reserved_key,
-    stringify,
-    text,
-    text_size,
-)
+from django_push.backends.base import BasePushBackend, Verdict, rejected
+from django_push.backends.values import dumps, loads, merge, option, reserved_key, stringify, text, text_size
 from django_push.message import PushMessage
 from django_push.outcomes import Outcome, Target, TargetKind, cut
 from django_push.retry import parse_retry_after

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from django_push.backends.base import BasePushBackend, Verdict, dumps, loads, text
+from django_push.backends.base import BasePushBackend, Verdict
+from django_push.backends.values import dumps, loads, text
 from django_push.message import PushMessage
 from django_push.outcomes import Outcome, TargetKind
 from django_push.wire import Group, Reply, Request

@@ -219,7 +219,9 @@ class AbstractPushToken(TimeStampedModel):
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         deferred = self.get_deferred_fields()
-        if "token" not in deferred:
+        if "token" in deferred:
+            self.__dict__.pop("token_digest", None)  # deferred with it, so not written without it
+        else:
             self.token_digest = digest(self.token)
         if "registered_at" not in deferred and self.registered_at is None:
             using = kwargs.get("using") or router.db_for_write(type(self), instance=self)

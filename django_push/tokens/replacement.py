@@ -11,8 +11,17 @@ from django.db.models import Q
 from django_push import signals
 from django_push.exceptions import InvalidToken
 from django_push.handler import push_backends
-from django_push.models import DatabaseNow, PushToken, TokenStatus, digest
-from django_push.tokens.writing import announce, in_transaction, lock, rows, status_columns, write
+from django_push.models import DatabaseNow, PushToken, TokenStatus, digest, instant
+from django_push.tokens.writing import (
+    Overtaken,
+    announce,
+    database,
+    in_transaction,
+    lock,
+    rows,
+    status_columns,
+    write,
+)
 
 #: The longest walk along ``replaced_by``; a longer chain is cut short.
 MAX_CHAIN = 20
@@ -48,7 +57,7 @@ def holders(alias: str, tokens: Iterable[str]) -> set[int]:
     """Find the rows that have these tokens and the rows that replaced those, without locks."""
     pks: set[int] = set()
     found = rows().filter(backend=alias, token_digest__in=[digest(token) for token in tokens])
-    for _ in range(MAX_CHAIN):
+    for _ in range(MAX_CHAIN + 1):
         step = dict(found.values_list("pk", "replaced_by_id"))
         pks |= step.keys()
         following = set(step.values()) - pks - {None}
@@ -71,7 +80,7 @@ def merge(old: PushToken, holder: PushToken, locked: Mapping[int, PushToken], co
 
     The newer registration keeps its owner and their wish. A holder that was called dead or replaced
     is alive again, since the provider names it; one that was logged out stays so, unless the old
-    row was registered later. The holder counts as changed: a verdict on an earlier send is stale.
+    row was registered later.
     """
     holder = _living_end(holder, old, locked)
     is_newer = seen(old) > seen(holder)
@@ -82,21 +91,24 @@ def merge(old: PushToken, holder: PushToken, locked: Mapping[int, PushToken], co
     owner = changes.get("user_id", holder.user_id)
     if holder.user_id is not None and owner != holder.user_id:
         announce(signals.token_transferred, [holder.pk], previous_user_id=holder.user_id)
-    write(Q(pk=holder.pk), {**changes, "registered_at": DatabaseNow()})
-    for name, value in changes.items():
-        setattr(holder, name, value)
+    if changes:
+        woken = {"registered_at": DatabaseNow()} if "status" in changes else {}  # older deaths are past
+        write(Q(pk=holder.pk), {**changes, **woken})
+        for name, value in changes.items():
+            setattr(holder, name, value)
     put_aside(old, holder, code, source)
 
 
 def _living_end(holder: PushToken, old: PushToken, locked: Mapping[int, PushToken]) -> PushToken:
     """Follow ``replaced_by`` to an active row; without one, and in a circle, stay with the holder."""
-    row: PushToken | None = holder
+    row = holder
     for _ in range(MAX_CHAIN):
-        if row is None or row.pk == old.pk or row.status != TokenStatus.REPLACED:
+        if row.status != TokenStatus.REPLACED or row.replaced_by_id is None:
             break
-        row = locked.get(row.replaced_by_id or 0)
-    is_alive = row is not None and row.pk != old.pk and row.status == TokenStatus.ACTIVE
-    return row if row is not None and is_alive else holder
+        if row.replaced_by_id not in locked:
+            raise Overtaken
+        row = locked[row.replaced_by_id]
+    return row if row.status == TokenStatus.ACTIVE and row.pk != old.pk else holder
 
 
 def _of_newer(old: PushToken, holder: PushToken) -> dict[str, Any]:
@@ -104,6 +116,7 @@ def _of_newer(old: PushToken, holder: PushToken) -> dict[str, Any]:
     changes: dict[str, Any] = {
         "last_seen_at": old.last_seen_at or holder.last_seen_at,
         "device_id": old.device_id or holder.device_id,
+        "registered_at": max(instant(row.registered_at, database()) for row in (old, holder)),
     }
     if old.user_id is not None or holder.status != TokenStatus.ACTIVE:
         changes |= {"user_id": old.user_id, "enabled": old.enabled}

@@ -22,6 +22,12 @@ T = TypeVar("T")
 PAGE = 1000
 #: How often a transaction that lost a race (a deadlock, a row inserted meanwhile) is run again.
 ATTEMPTS = 6
+#: The same if nothing was lost, but rows that are to be locked have come up meanwhile.
+OVERTAKES = 50
+
+
+class Overtaken(Exception):
+    """Another process has written between our reading and our writing: to be read again."""
 
 
 def database() -> str:
@@ -100,19 +106,22 @@ def in_transaction(prepare: Callable[[], Any], work: Callable[[Any], T]) -> T:
     """Prepare without locks, write in one transaction; both again if another process came between."""
     using = database()
     is_outermost = not connections[using].in_atomic_block
-    for attempt in range(1, ATTEMPTS + 1):
+    for attempt in range(1, OVERTAKES + 1):
         found = prepare()
         try:
             with transaction.atomic(using=using):
                 _take_write_lock(using)
                 return work(found)
+        except Overtaken:
+            if attempt == OVERTAKES:
+                raise
         except (IntegrityError, OperationalError) as error:
             # Inside somebody else's transaction a deadlock has undone that too: it is theirs to run
             # again. A row that was inserted meanwhile has undone only ours.
             mine = isinstance(error, IntegrityError) or (is_outermost and _is_collision(error))
-            if not mine or attempt == ATTEMPTS:
+            if not mine or attempt >= ATTEMPTS:
                 raise
-            time.sleep(random.uniform(0, 0.02 * attempt))  # noqa: S311 - no secret
+        time.sleep(random.uniform(0, 0.02 * min(attempt, ATTEMPTS)))  # noqa: S311 - no secret
     raise AssertionError("unreachable")
 
 

@@ -7,10 +7,11 @@ from django.utils.functional import lazystr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from django_push.backends.base import (
-    BasePushBackend,
-    Verdict,
-    chunks,
+from django_push.backends.base import BasePushBackend, Verdict, chunks
+from django_push.backends.expo import ExpoBackend
+from django_push.backends.fcm import FCMBackend
+from django_push.backends.gcm import GCMBackend
+from django_push.backends.values import (
     dumps,
     loads,
     merge,
@@ -20,9 +21,6 @@ from django_push.backends.base import (
     stringify,
     text_size,
 )
-from django_push.backends.expo import ExpoBackend
-from django_push.backends.fcm import FCMBackend
-from django_push.backends.gcm import GCMBackend
 from django_push.message import PushMessage
 from django_push.outcomes import Outcome, Target, TargetKind
 from django_push.wire import Request
