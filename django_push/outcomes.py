@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -228,16 +229,20 @@ class PushResult:
 
     def add(self, ticket: Ticket) -> None:
         """Count a ticket, and keep it as far as the limits allow."""
-        self.counts[ticket.outcome] += 1
-        self.backends[ticket.backend] += 1
-        tried = self.counts.total()
-        if tried <= KEEP_ALL_TICKETS:
-            self.tickets.append(ticket)
+        self.extend([ticket])
+
+    def extend(self, tickets: Sequence[Ticket]) -> None:
+        """Count many tickets of one alias as ``add`` does, at a fraction of the cost."""
+        if not tickets:
             return
-        if tried == KEEP_ALL_TICKETS + 1:
-            self.tickets = [kept for kept in self.tickets if not _expected(kept)]
-        if not _expected(ticket) and len(self.tickets) < KEEP_FAILED_TICKETS:
-            self.tickets.append(ticket)
+        if len(self) + len(tickets) > KEEP_ALL_TICKETS:
+            kept = self.tickets if len(self) > KEEP_ALL_TICKETS else list(filter(_is_failure, self.tickets))
+            kept += itertools.islice(filter(_is_failure, tickets), max(0, KEEP_FAILED_TICKETS - len(kept)))
+            self.tickets = kept
+        else:
+            self.tickets += tickets
+        self.counts.update(ticket.outcome for ticket in tickets)
+        self.backends[tickets[0].backend] += len(tickets)
 
     def __str__(self) -> str:
         tried = ", ".join(f"{n} {outcome}" for outcome, n in sorted(self.counts.items()))
@@ -245,5 +250,5 @@ class PushResult:
         return (tried or "nobody") + (f"; skipped: {skipped}" if skipped else "")
 
 
-def _expected(ticket: Ticket) -> bool:
-    return ticket.outcome in (Outcome.ACCEPTED, Outcome.PLANNED)
+def _is_failure(ticket: Ticket) -> bool:
+    return ticket.outcome is not Outcome.ACCEPTED and ticket.outcome is not Outcome.PLANNED

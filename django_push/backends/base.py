@@ -229,7 +229,7 @@ class BasePushBackend:
                 outcome=verdict.outcome,
                 backend=alias,
                 id="" if verdict.id in unusable else verdict.id,
-                code=verdict.code,
+                code=verdict.code and _masked(verdict.code, target),
                 detail=verdict.detail and _masked(verdict.detail, target),
                 retry_after=verdict.retry_after,
                 replacement=verdict.replacement if verdict.replacement != target.value else "",
