@@ -242,8 +242,13 @@ class _Registration:
 
     def _settle_after(self, device: str, owner: Any) -> None:
         """Look again after the commit: neither of two processes has seen the other's new row."""
-        if device:
-            transaction.on_commit(partial(self._settle, device, owner), using=database(), robust=True)
+        if not device:
+            return
+
+        def settle() -> None:  # no partial: Django 5.2 asks a robust callback that fails for its name
+            self._settle(device, owner)
+
+        transaction.on_commit(settle, using=database(), robust=True)
 
     def _settle(self, device: str, owner: Any) -> None:
         def prepare() -> list[int]:

@@ -150,8 +150,14 @@ def can_be_stored(text: str, length: int) -> bool:
 
 def announce(signal: Signal, pks: Sequence[int], **about: Any) -> None:
     """Send the signal for each row once the transaction has committed; free without a receiver."""
-    if pks and signal.has_listeners(get_token_model()):
-        transaction.on_commit(partial(_send, signal, list(pks), about), using=database(), robust=True)
+    if not pks or not signal.has_listeners(get_token_model()):
+        return
+    keys = list(pks)
+
+    def tell() -> None:  # no partial: Django 5.2 asks a robust callback that fails for its name
+        _send(signal, keys, about)
+
+    transaction.on_commit(tell, using=database(), robust=True)
 
 
 def _send(signal: Signal, pks: Sequence[int], about: Mapping[str, Any]) -> None:
