@@ -134,7 +134,14 @@ class ServiceAccountCredentials:
 def _signer(module: Any, auth: ServiceAccountAuth) -> Any:
     """Return google-auth's credentials. Raises ValueError without a cause: it could hold the key."""
     with contextlib.suppress(Exception):  # which errors there are depends on the key's form
-        made = module.Credentials.from_service_account_info(auth.key.reveal(), scopes=[auth.scope])
+        key = auth.key.reveal()
+        made = module.Credentials.from_service_account_info(
+            key,
+            scopes=[auth.scope],
+            # google-auth signs for Google whatever token_uri says; what an emulator is given must be
+            # worth nothing there.
+            additional_claims={"aud": key["token_uri"]},
+        )
         made.sign_bytes(b"")  # a key on an elliptic curve is taken, but signs nothing
         return made
     raise ValueError("the private key cannot be read")
@@ -186,7 +193,7 @@ class _Carrier:
             return CredentialsFailed(f"OAuth {reply.reason}", transient=reply.failure is not None)
         error = _error_word(reply.body)
         passes = error in _PASSING or reply.status in (408, 429)
-        is_refusal = 400 <= reply.status < 500 and not passes
+        is_refusal = (400 <= reply.status < 500 or bool(error)) and not passes and reply.status < 500
         return CredentialsFailed(f"OAuth {error or f'HTTP {reply.status}'}", transient=not is_refusal)
 
 

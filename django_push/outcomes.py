@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import enum
 import itertools
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 #: Above this many tokens a PushResult keeps only the tickets that were not accepted.
 KEEP_ALL_TICKETS = 10_000
@@ -76,6 +77,11 @@ def mask(token: str) -> str:
     return head + _printable(f"{inner[:start]}…{inner[len(inner) - end :]}")
 
 
+def checksum(token: str) -> int:
+    """Return 32 bits by which a receipt tells later whether a row still has the token that was sent to."""
+    return zlib.crc32(token.encode("utf-8", "surrogatepass"))
+
+
 def cut(text: object) -> str:
     """Return a provider's text as one printable line of at most DETAIL_LENGTH characters."""
     return _printable(str(text)[: DETAIL_LENGTH * 2]).strip()[:DETAIL_LENGTH]
@@ -92,6 +98,8 @@ class TargetKind:
     FID = "fid"
     TOPIC = "topic"
     CONDITION = "condition"
+    #: Not sent to: a receipt's token, of which no more is known than ``checksum``.
+    CHECKSUM = "checksum"
 
 
 class Target(NamedTuple):
@@ -105,6 +113,8 @@ class Target(NamedTuple):
     kind: str = TargetKind.TOKEN
     project: str = ""
     locale: str = ""
+    #: The primary key of the row's user when it was read.
+    user_id: Any = None
 
     def __repr__(self) -> str:
         return f"<Target {self.kind} {mask(self.value)} pk={self.pk}>"
@@ -148,12 +158,16 @@ class Ticket:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """What the provider says later about one accepted ticket."""
+    """What the provider says later about one accepted ticket.
+
+    ``named`` is the token that the provider names, in each of its spellings; empty if it names none.
+    """
 
     id: str
     outcome: Outcome
     code: str = ""
     detail: str = ""
+    named: Sequence[str] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from django_push.models import (
     TokenSource,
     database_now,
 )
-from django_push.outcomes import Outcome, Receipt, Target, Ticket
+from django_push.outcomes import Outcome, Receipt, Target, TargetKind, Ticket, checksum
 from django_push.wire import ParsedReceipts
 
 logger = logging.getLogger("django_push")
@@ -51,8 +51,8 @@ BATCHES_PER_CLAIM = 20
 _UUIDS = re.compile(r"(?:[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12},)+")
 _PACKED, _TEXT = b"u", b"t"
 
-#: A ticket's id and its token's primary key.
-Pair = tuple[str, int]
+#: A ticket's id, its token's primary key, and the checksum of the token that was sent to.
+Sent = tuple[str, int, int]
 
 
 @dataclass(slots=True)
@@ -90,11 +90,12 @@ def remember(tickets: Iterable[Ticket], sent_at: datetime) -> None:
 
     Tickets without an id or without a token row are left out: nothing could be done about them.
     """
-    by_alias: dict[str, list[Pair]] = {}
+    by_alias: dict[str, list[Sent]] = {}
     for ticket in tickets:
-        pk = ticket.target.pk
-        if ticket.id and pk is not None and ticket.outcome is Outcome.ACCEPTED:
-            by_alias.setdefault(ticket.backend, []).append((ticket.id, pk))
+        target = ticket.target
+        if ticket.id and target.pk is not None and ticket.outcome is Outcome.ACCEPTED:
+            sent = (ticket.id, target.pk, checksum(target.value))
+            by_alias.setdefault(ticket.backend, []).append(sent)
     for alias, pairs in by_alias.items():
         pairs = _unambiguous(pairs)
         for start in range(0, len(pairs), TICKETS_PER_BATCH):
@@ -109,9 +110,9 @@ def remember(tickets: Iterable[Ticket], sent_at: datetime) -> None:
             )
 
 
-def _unambiguous(pairs: list[Pair]) -> list[Pair]:
+def _unambiguous(pairs: list[Sent]) -> list[Sent]:
     """Leave out ids that two tokens were given: whose receipt it is could not be told."""
-    count = Counter(ticket_id for ticket_id, _ in pairs)
+    count = Counter(ticket_id for ticket_id, *_ in pairs)
     return pairs if len(count) == len(pairs) else [pair for pair in pairs if count[pair[0]] == 1]
 
 
@@ -164,7 +165,7 @@ def _claim(alias: str) -> list[ReceiptBatch]:
 def _check(alias: str, batches: Sequence[ReceiptBatch]) -> ReceiptSummary:
     """Ask about claimed batches and write the answers, batch by batch."""
     pairs = {batch.pk: unpack(bytes(batch.tickets)) for batch in batches}
-    ids = [ticket_id for batch in batches for ticket_id, _ in pairs[batch.pk]]
+    ids = [ticket_id for batch in batches for ticket_id, *_ in pairs[batch.pk]]
     found: dict[str, Receipt] = {}
     failed: dict[str, ParsedReceipts] = {}
     for asked, answer in _ask(alias, ids):
@@ -197,15 +198,16 @@ def _ask(alias: str, ids: Sequence[str]) -> Iterator[tuple[Sequence[str], Parsed
 
 def _write(
     batch: ReceiptBatch,
-    pairs: Sequence[Pair],
+    pairs: Sequence[Sent],
     found: dict[str, Receipt],
     failed: dict[str, ParsedReceipts],
 ) -> ReceiptSummary:
     """Write one batch's answers: token state first, which may safely be written twice."""
-    answered = [(found[i], pk) for i, pk in pairs if i in found]
-    rest = [(i, pk) for i, pk in pairs if i not in found]
-    dead = [_as_ticket(batch, receipt, pk) for receipt, pk in answered if receipt.outcome.is_dead]
-    changes = tokens.apply(dead, batch.sent_at, source=TokenSource.RECEIPT)
+    answered = [(found[i], pk, sent_to) for i, pk, sent_to in pairs if i in found]
+    rest = [sent for sent in pairs if sent[0] not in found]
+    dead = [about for about in answered if about[0].outcome.is_dead]
+    verdicts = [_as_ticket(batch, *about) for about in dead if _is_about(about[0], about[2])]
+    changes = tokens.apply(verdicts, batch.sent_at, source=TokenSource.RECEIPT)
     problems = [
         PushProblem(
             backend=batch.backend,
@@ -214,7 +216,7 @@ def _write(
             code=receipt.code,
             detail=receipt.detail,
         )
-        for receipt, pk in answered
+        for receipt, pk, _ in answered
         if receipt.outcome is not Outcome.ACCEPTED and not receipt.outcome.is_dead
     ]
     now = database_now(_database())
@@ -222,9 +224,9 @@ def _write(
     if not _put_back(batch, [] if is_over else rest, now, failed, problems):
         return ReceiptSummary()  # somebody else took it over, and counts it
     _log_problems(batch.backend, problems)
-    not_asked = 0 if is_over else sum(1 for i, _ in rest if i in failed)
+    not_asked = 0 if is_over else sum(1 for i, *_ in rest if i in failed)
     return ReceiptSummary(
-        ok=sum(receipt.outcome is Outcome.ACCEPTED for receipt, _ in answered),
+        ok=sum(receipt.outcome is Outcome.ACCEPTED for receipt, *_ in answered),
         deactivated=changes.deactivated,
         outdated=len(dead) - changes.deactivated,
         problems=len(problems),
@@ -236,7 +238,7 @@ def _write(
 
 def _put_back(
     batch: ReceiptBatch,
-    rest: Sequence[Pair],
+    rest: Sequence[Sent],
     now: datetime,
     failed: dict[str, ParsedReceipts],
     problems: Sequence[PushProblem],
@@ -248,7 +250,7 @@ def _put_back(
         if not rest:
             held, _ = rows.delete()
         else:
-            failures = [failed[i] for i, _ in rest if i in failed]
+            failures = [failed[i] for i, *_ in rest if i in failed]
             held = rows.update(
                 tickets=pack(rest),
                 size=len(rest),
@@ -269,10 +271,15 @@ def _next_due(batch: ReceiptBatch, now: datetime, failures: Sequence[ParsedRecei
     return next((at for at in planned if at > now), batch.deadline)
 
 
-def _as_ticket(batch: ReceiptBatch, receipt: Receipt, pk: int) -> Ticket:
-    """Return the receipt as a verdict on a row, whose token it does not know."""
+def _is_about(receipt: Receipt, sent_to: int) -> bool:
+    """Whether the provider means the token that the ticket was given for, if it names one."""
+    return not receipt.named or sent_to in map(checksum, receipt.named)
+
+
+def _as_ticket(batch: ReceiptBatch, receipt: Receipt, pk: int, sent_to: int) -> Ticket:
+    """Return the receipt as a verdict on a row, as long as that has the token that was sent to."""
     return Ticket(
-        target=Target("", pk),
+        target=Target(str(sent_to), pk, TargetKind.CHECKSUM),
         outcome=receipt.outcome,
         backend=batch.backend,
         code=receipt.code,
@@ -285,23 +292,27 @@ def _log_problems(alias: str, problems: Sequence[PushProblem]) -> None:
         logger.error("receipts of %r: %s: check the project's credentials there", alias, code)
 
 
-def pack(pairs: Sequence[Pair]) -> bytes:
-    """Return ticket ids and primary keys as bytes: 24 for each pair if the ids are UUIDs."""
-    ids = "".join(f"{ticket_id}," for ticket_id, _ in pairs)
-    if _UUIDS.fullmatch(ids) and len(ids) == 37 * len(pairs):
-        keys = struct.pack(f">{len(pairs)}q", *(pk for _, pk in pairs))
-        return _PACKED + keys + bytes.fromhex(ids.replace("-", "").replace(",", ""))
-    return _TEXT + zlib.compress(json.dumps(pairs).encode(), 1)
+def pack(sent: Sequence[Sent]) -> bytes:
+    """Return tickets as bytes: 28 for each if the ids are UUIDs."""
+    ids = "".join(f"{ticket_id}," for ticket_id, *_ in sent)
+    if _UUIDS.fullmatch(ids) and len(ids) == 37 * len(sent):
+        keys = struct.pack(f">{len(sent)}q", *(pk for _, pk, _ in sent))
+        sums = struct.pack(f">{len(sent)}I", *(sent_to for *_, sent_to in sent))
+        return _PACKED + keys + sums + bytes.fromhex(ids.replace("-", "").replace(",", ""))
+    return _TEXT + zlib.compress(json.dumps(sent).encode(), 1)
 
 
-def unpack(data: bytes) -> list[Pair]:
+def unpack(data: bytes) -> list[Sent]:
     """Return what ``pack`` was given."""
     if data[:1] == _TEXT:
-        return [(ticket_id, pk) for ticket_id, pk in json.loads(zlib.decompress(data[1:]))]
-    size = (len(data) - 1) // 24
-    keys = struct.unpack(f">{size}q", data[1 : 1 + 8 * size])
-    ids = (data[at : at + 16] for at in range(1 + 8 * size, len(data), 16))
-    return [(str(uuid.UUID(bytes=raw)), pk) for raw, pk in zip(ids, keys, strict=True)]
+        return [(ticket_id, pk, sent_to) for ticket_id, pk, sent_to in json.loads(zlib.decompress(data[1:]))]
+    size = (len(data) - 1) // 28
+    keys = struct.unpack_from(f">{size}q", data, 1)
+    sums = struct.unpack_from(f">{size}I", data, 1 + 8 * size)
+    ids = (data[at : at + 16] for at in range(1 + 12 * size, len(data), 16))
+    return [
+        (str(uuid.UUID(bytes=raw)), pk, sent_to) for raw, pk, sent_to in zip(ids, keys, sums, strict=True)
+    ]
 
 
 def _database() -> str:

@@ -24,7 +24,7 @@ from django_push.exceptions import AmbiguousBackend
 from django_push.handler import push_backends
 from django_push.message import Condition, Topic
 from django_push.models import TokenStatus, database_now, digest, get_token_model
-from django_push.outcomes import Outcome, Target, TargetKind, Ticket
+from django_push.outcomes import Outcome, Target, TargetKind, Ticket, mask
 
 logger = logging.getLogger("django_push")
 
@@ -61,12 +61,16 @@ class _Row(NamedTuple):
     kind: str = TargetKind.TOKEN
     project: str = ""
     locale: str = ""
+    user_id: Any = None
     status: str = TokenStatus.ACTIVE
     enabled: bool | int = True
 
+    def __repr__(self) -> str:
+        return f"<_Row {self.pk} {self.backend} {mask(self.token)}>"
+
     @property
     def target(self) -> Target:
-        return Target(self.token, self.pk, self.kind, self.project, self.locale)
+        return Target(self.token, self.pk, self.kind, self.project, self.locale, self.user_id)
 
 
 #: ``enabled`` is read as the database has it: making a bool of it costs as much as reading the row.
@@ -150,6 +154,7 @@ class _Reader:
         if self.using is not None:
             rows = rows.filter(backend=self.using)
         rows, last = rows.order_by("pk"), None
+        rows.query.standard_ordering = True  # whatever reverse() has been called on
         while True:
             sent_at = database_now(self.database)
             page = rows if last is None else rows.filter(pk__gt=last)
@@ -174,13 +179,13 @@ class _Reader:
     def _paged(self, rows: Iterable[tuple[Any, ...]], sent_at: datetime) -> Iterator[Page]:
         pages: dict[str, Page] = {}
         previous = None
-        for pk, backend, token, kind, project, locale, status, enabled in rows:
+        for pk, backend, token, kind, project, locale, user_id, status, enabled in rows:
             if pk == previous:  # a join repeats a row
                 continue
             previous = pk
             if self._is_sendable(backend, status, enabled):
                 page = pages.get(backend) or _page(pages, backend)
-                page.targets.append(Target(token, pk, kind, project, locale))
+                page.targets.append(Target(token, pk, kind, project, locale, user_id))
         for page in pages.values():
             page.sent_at = sent_at
             yield page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -20,8 +21,8 @@ def parse_retry_after(value: str | None, *, now: datetime | None = None) -> floa
     None for a missing or unreadable header; a date in the past is 0.
     """
     text = (value or "").strip()
-    if text.isascii() and text.isdigit():
-        return min(float(text[:12]), MAX_RETRY_AFTER)
+    if number := re.match(r"([0-9]{1,12})[0-9]*(?:\.[0-9]+)?\s*(?:,|$)", text):  # a list: the first
+        return min(float(number[1]) + ("." in number[0]), MAX_RETRY_AFTER)
     try:
         at = parsedate_to_datetime(text)
         at = at.replace(tzinfo=timezone.utc) if at.tzinfo is None else at

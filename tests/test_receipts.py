@@ -30,6 +30,7 @@ OK = {"status": "ok"}
 TOO_MANY = {"errors": [{"code": "TOO_MANY_REQUESTS"}]}
 UUIDS = st.uuids().map(str)
 KEYS = st.integers(min_value=1, max_value=2**63 - 1)
+SUMS = st.integers(0, 2**32 - 1)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
 
 
@@ -81,15 +82,17 @@ def age(**gap):
 # --- packing --------------------------------------------------------------------------------------
 
 
-@given(st.lists(st.tuples(UUIDS, KEYS), min_size=1, max_size=50))
-def test_uuids_are_packed_in_24_bytes(pairs):
+@given(st.lists(st.tuples(UUIDS, KEYS, SUMS), min_size=1, max_size=50))
+def test_uuids_are_packed_in_28_bytes(pairs):
     """And come back as they were."""
     data = pack(pairs)
     assert unpack(data) == pairs
-    assert len(data) == 1 + 24 * len(pairs)
+    assert len(data) == 1 + 28 * len(pairs)
 
 
-@given(st.lists(st.tuples(st.one_of(UUIDS, UUIDS.map(str.upper), TEXTS), KEYS), min_size=1, max_size=20))
+@given(
+    st.lists(st.tuples(st.one_of(UUIDS, UUIDS.map(str.upper), TEXTS), KEYS, SUMS), min_size=1, max_size=20)
+)
 def test_any_id_comes_back_as_it_was(pairs):
     """Text, upper case, and UUIDs joined by the packing's own separator."""
     assert unpack(pack(pairs)) == pairs
@@ -98,7 +101,7 @@ def test_any_id_comes_back_as_it_was(pairs):
 def test_an_id_that_looks_like_two_is_one():
     """The separator inside an id does not split it."""
     one = str(uuid.uuid4())
-    pairs = [(f"{one},{one}", 1)]
+    pairs = [(f"{one},{one}", 1, 2)]
     assert unpack(pack(pairs)) == pairs
 
 

@@ -202,11 +202,13 @@ class BasePushBackend:
         if reply.failure is not None:
             return self._same(request, _FAILURES[reply.failure], cut(reply.reason))
         try:
-            found = self.read(request, reply)
+            return self._parsed(request, self.read(request, reply))
         except Exception:
             # A slip in one provider's reading must not cost the run the verdicts of its other requests.
             logger.exception("%r cannot read a reply; what it said of its tokens is unknown", self)
             return self._same(request, Outcome.UNKNOWN, "Unreadable")
+
+    def _parsed(self, request: Request, found: Verdict | Sequence[Verdict] | Parsed) -> Parsed:
         if isinstance(found, Parsed):
             return found
         if isinstance(found, Verdict):

@@ -219,14 +219,9 @@ class ExpoBackend(BasePushBackend):
         if error or reply.status != 200 or not isinstance(data, dict):
             return self._receipts_failed(reply, error or {})
         asked = set(request.receipt_ids)
-        found = ((i, _verdict(entry)) for i, entry in data.items() if i in asked)
-        return ParsedReceipts(
-            receipts=[
-                Receipt(id=i, outcome=verdict.outcome, code=verdict.code, detail=verdict.detail)
-                for i, verdict in found
-                if verdict.outcome is not Outcome.UNKNOWN  # unreadable: ask again
-            ]
-        )
+        receipts = (_receipt(i, entry) for i, entry in data.items() if i in asked)
+        # One that is unreadable is asked for again.
+        return ParsedReceipts(receipts=[r for r in receipts if r.outcome is not Outcome.UNKNOWN])
 
     def _receipts_failed(self, reply: Reply, error: Mapping[str, Any]) -> ParsedReceipts:
         code = text(error.get("code"))
@@ -345,13 +340,33 @@ def _is_misaligned(targets: Sequence[Target], entries: Sequence[object]) -> bool
     for target, entry in zip(targets, entries, strict=False):
         if not isinstance(entry, dict) or "details" not in entry:
             continue
-        details = entry["details"]
-        named = text(details.get("expoPushToken")) if isinstance(details, dict) else ""
         # Only the bracketed form is compared: how Expo repeats a bare UUID is not known.
-        inner, sent = named.partition("[")[2], target.value.partition("[")[2]
+        inner, sent = _named(entry).partition("[")[2], target.value.partition("[")[2]
         if inner and sent and inner != sent:
             return True
     return False
+
+
+def _named(entry: Mapping[str, Any]) -> str:
+    """Return the token that an entry is about by its own word: in its details, else in its text."""
+    details = entry.get("details")
+    named = text(details.get("expoPushToken")) if isinstance(details, dict) else ""
+    if named:
+        return named
+    found = _TOKEN.search(text(entry.get("message"))[:1000])
+    return found[0] if found else ""
+
+
+def _receipt(ticket_id: str, entry: object) -> Receipt:
+    verdict = _verdict(entry)
+    inner = _named(entry).partition("[")[2] if isinstance(entry, dict) and verdict.outcome.is_dead else ""
+    return Receipt(
+        id=ticket_id,
+        outcome=verdict.outcome,
+        code=verdict.code,
+        detail=verdict.detail,
+        named=(f"ExponentPushToken[{inner}", f"ExpoPushToken[{inner}") if inner else (),
+    )
 
 
 def _masked(said: str) -> str:

@@ -27,6 +27,7 @@ SKIPPED = {
     "inactive": "it is not active",
     "duplicate": "it was named twice",
     "deleted": "its row is gone",
+    "transferred": "it belongs to another user by now",
     "other_backend": "it belongs to another backend than the one named",
     "unknown_backend": "its backend is not in PUSH_BACKENDS",
 }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from django.db import router, transaction
@@ -11,7 +12,7 @@ from django.utils.module_loading import import_string
 from django_push.exceptions import InvalidToken
 from django_push.message import Condition, PushMessage, Topic
 from django_push.models import get_token_model
-from django_push.outcomes import PushResult, TargetKind
+from django_push.outcomes import PushResult, Target, TargetKind
 from django_push.recipients import Page, Recipients, pages
 from django_push.sending.direct import send_push
 from django_push.sending.lane import FLUSH
@@ -42,6 +43,8 @@ def enqueue_push(
     Raises as ``send_push`` does, InvalidToken for a raw token without a row and ValueError for more
     than 10,000 tokens.
     """
+    if personalize is not None and not isinstance(personalize, str):
+        raise TypeError("personalize must be the dotted path of a function, to be found when it runs.")
     differing = import_string(personalize) if personalize else None
     run = Run(message, fields, using, False, differing, None)
     languages: dict[str, list[Addressee]] = {}
@@ -49,13 +52,12 @@ def enqueue_push(
     count = 0
     for page in pages(to, using, run.result.skipped):
         _check_queueable(page)
-        users = _users([target.pk for target in page.targets if target.pk is not None])
         for target in page.targets:
             if target.pk is None:
                 topics.append((page.alias, target.kind, target.value))
             else:
                 addressees = languages.setdefault(run.texts.language(target.locale), [])
-                addressees.append((target.pk, users.get(target.pk)))
+                addressees.append((target.pk, _as_text(target.user_id)))
         count += len(page.targets)
         if count > ENQUEUE_LIMIT:
             raise ValueError(f"enqueue_push takes at most {ENQUEUE_LIMIT} tokens; use iter_push.")
@@ -86,9 +88,12 @@ def send_enqueued(payload: Mapping[str, Any]) -> list[PushResult]:
     results = []
     for language, addressees in payload["tokens"].items():
         for start in range(0, len(addressees), FLUSH):
-            kept = _still_theirs(addressees[start : start + FLUSH])
-            rows = get_token_model()._base_manager.using(_database()).filter(pk__in=kept)
-            results.append(send_push(rows, messages[language], personalize=personalize))
+            part = dict(addressees[start : start + FLUSH])
+            rows = get_token_model()._base_manager.using(_database()).filter(pk__in=part)
+            run = Run(messages[language], {}, None, False, personalize, None)
+            for _ in run.told(rows, only=partial(_is_theirs, part)):
+                pass
+            results.append(run.result)
     for alias, kind, value in payload["topics"]:
         topic = Topic(value) if kind == TargetKind.TOPIC else Condition(value)
         results.append(send_push(topic, messages[payload["topics_language"]], using=alias))
@@ -102,17 +107,14 @@ def _check_queueable(page: Page) -> None:
         raise InvalidToken("Register a token before enqueueing a push to it.")
 
 
-def _users(pks: Sequence[int]) -> dict[int, str | None]:
-    """Return the users of tokens, as text."""
-    rows = get_token_model()._base_manager.using(_database()).filter(pk__in=pks)
-    found = rows.values_list("pk", "user_id") if pks else ()
-    return {pk: None if user is None else str(user) for pk, user in found}
+def _as_text(user_id: object) -> str | None:
+    return None if user_id is None else str(user_id)
 
 
-def _still_theirs(addressees: Sequence[Addressee]) -> list[int]:
-    """Leave out tokens that belong to another user by now: the push was not meant for that one."""
-    users = _users([pk for pk, _ in addressees])
-    return [pk for pk, user in addressees if pk in users and user in (None, users[pk])]
+def _is_theirs(users: Mapping[int | None, str | None], target: Target) -> bool:
+    """Whether a token still belongs to the user for whom the push was meant, if it was for one."""
+    meant = users.get(target.pk)
+    return meant is None or meant == _as_text(target.user_id)
 
 
 def _database() -> str:

@@ -7,7 +7,7 @@ import itertools
 import logging
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from operator import attrgetter
 from typing import Any
 
@@ -16,7 +16,7 @@ from django.db import connections, router
 from django_push.handler import Channel, push_backends
 from django_push.message import PushMessage
 from django_push.models import get_token_model
-from django_push.outcomes import PushResult, Ticket
+from django_push.outcomes import PushResult, Target, Ticket
 from django_push.recipients import Page, Recipients, pages
 from django_push.retry import DEFAULT_POLICY, RetryPolicy
 from django_push.sending.lane import Lane
@@ -48,11 +48,23 @@ class Run:
         self.result = PushResult(dry_run=dry_run)
         self.lanes: dict[str, Lane] = {}
 
-    def told(self, to: Recipients) -> Iterator[list[Ticket]]:
-        """Look at ``to`` now; send, and yield the tickets, as many at once as were written at once."""
+    def told(self, to: Recipients, *, only: Callable[[Target], bool] | None = None) -> Iterator[list[Ticket]]:
+        """Look at ``to`` now; send, and yield the tickets, as many at once as were written at once.
+
+        ``only`` is asked about each token as it is read; the others are skipped as ``transferred``.
+        """
         if not self.result.dry_run:
             _warn_in_transaction()
-        return self._told(pages(to, self.using, self.result.skipped))
+        source = pages(to, self.using, self.result.skipped)
+        return self._told(source if only is None else self._narrowed(source, only))
+
+    def _narrowed(self, source: Iterator[Page], only: Callable[[Target], bool]) -> Iterator[Page]:
+        for page in source:
+            kept = [target for target in page.targets if only(target)]
+            if len(kept) < len(page.targets):
+                self.result.skipped["transferred"] += len(page.targets) - len(kept)
+            page.targets = kept
+            yield page
 
     def tickets(self, told: Iterator[list[Ticket]]) -> Iterator[Ticket]:
         """Yield the tickets one by one; closing this closes the source."""

@@ -14,7 +14,7 @@ from django_push.backends.base import BasePushBackend, Verdict, rejected
 from django_push.exceptions import InvalidMessage, UnsupportedOption
 from django_push.message import PushMessage, language_for
 from django_push.models import AbstractPushToken, get_token_model
-from django_push.outcomes import Target, Ticket, cut
+from django_push.outcomes import Outcome, Target, Ticket, cut
 from django_push.wire import Group
 
 logger = logging.getLogger("django_push")
@@ -29,6 +29,11 @@ class _Part(NamedTuple):
     message: PushMessage
     refusal: Verdict | None
     targets: list[Target]
+
+
+#: From so many rows of a page on, and such a share of it, malformed tokens are not the tokens' fault.
+DOUBT_FROM = 10
+DOUBT_SHARE = 0.2
 
 
 class Texts:
@@ -81,7 +86,7 @@ class Texts:
                 groups.append((message, members))
             else:
                 refused += [backend.ticket(target, refusal) for target in members]
-        return groups, refused
+        return groups, _doubted(refused, len(targets), backend)
 
     def language(self, locale: str) -> str:
         """Return the language in which a token is spoken to; "" if the message has no lazy text."""
@@ -165,3 +170,25 @@ def _refusal(error: Exception) -> Verdict:
 
 def _unsaved(alias: str, target: Target) -> AbstractPushToken:
     return get_token_model()(backend=alias, token=target.value, kind=target.kind)
+
+
+def _doubted(refused: list[Ticket], count: int, backend: BasePushBackend) -> list[Ticket]:
+    """Spare rows whose tokens are malformed in numbers: it is the alias's BACKEND that was changed.
+
+    Each had been registered through a backend that accepted it.
+    """
+    malformed = [t for t in refused if t.outcome is Outcome.INVALID_TOKEN and t.pk is not None]
+    if len(malformed) < max(DOUBT_FROM, DOUBT_SHARE * count):
+        return refused
+    logger.error(
+        "%r: %d of %d tokens have not the form of its tokens: check PUSH_BACKENDS",
+        backend,
+        len(malformed),
+        count,
+    )
+    return [
+        dataclasses.replace(ticket, outcome=Outcome.REJECTED, detail="so are many: check PUSH_BACKENDS")
+        if ticket.outcome is Outcome.INVALID_TOKEN
+        else ticket
+        for ticket in refused
+    ]

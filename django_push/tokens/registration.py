@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +32,8 @@ from django_push.tokens.writing import (
     write,
 )
 
+#: The most characters of a row's metadata as JSON.
+MAX_METADATA_LENGTH = 16_384
 #: The device facts that a registration may bring, with the most characters of each.
 _FACTS = {
     "platform": 16,
@@ -87,7 +90,7 @@ def register_token(
     for name, value in facts.items():
         _check_fact(name, value)
     if metadata is not None:
-        facts["metadata"] = dict(metadata)
+        facts["metadata"] = _checked_metadata(metadata)
     registration = _Registration(
         token=token, alias=alias, kind=kind, user_id=getattr(user, "pk", None), facts=facts
     )
@@ -278,6 +281,21 @@ def _wish(row: PushToken, owner: Any, others: Sequence[PushToken]) -> bool:
     """Return whether the owner wishes to be told: what they said last, not what somebody else said."""
     theirs = [known for known in (row, *others) if known.user_id in (None, owner)]
     return max(theirs, key=seen).enabled if theirs else True
+
+
+def _checked_metadata(metadata: object) -> dict[str, Any]:
+    """Return metadata as a dictionary that every database stores. Raises InvalidToken."""
+    try:
+        if not isinstance(metadata, Mapping):
+            raise TypeError("it is no dictionary")
+        text = json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidToken(f"metadata must be a JSON object: {error}") from None
+    if not can_be_stored(text, MAX_METADATA_LENGTH) or "\\u0000" in text:
+        raise InvalidToken(
+            f"metadata has at most {MAX_METADATA_LENGTH} characters, all of which can be stored."
+        )
+    return dict(metadata)
 
 
 def _check_form(token: object) -> None:

@@ -36,7 +36,7 @@ def replace(row: PushToken, new: str, *, source: str) -> bool:
         raise InvalidToken(f"Not a token of the backend {row.backend!r}.")
 
     def prepare() -> list[int]:
-        return sorted({row.pk, *holders(row.backend, [new])})
+        return sorted({row.pk, *holders(row.backend, [digest(new)])})
 
     def work(pks: Sequence[int]) -> bool:
         locked = {found.pk: found for found in lock(pks)}
@@ -53,10 +53,10 @@ def replace(row: PushToken, new: str, *, source: str) -> bool:
     return in_transaction(prepare, work)
 
 
-def holders(alias: str, tokens: Iterable[str]) -> set[int]:
+def holders(alias: str, digests: Iterable[str]) -> set[int]:
     """Find the rows that have these tokens and the rows that replaced those, without locks."""
     pks: set[int] = set()
-    found = rows().filter(backend=alias, token_digest__in=[digest(token) for token in tokens])
+    found = rows().filter(backend=alias, token_digest__in=list(digests))
     for _ in range(MAX_CHAIN + 1):
         step = dict(found.values_list("pk", "replaced_by_id"))
         pks |= step.keys()
@@ -108,7 +108,8 @@ def _living_end(holder: PushToken, old: PushToken, locked: Mapping[int, PushToke
         if row.replaced_by_id not in locked:
             raise Overtaken
         row = locked[row.replaced_by_id]
-    return row if row.status == TokenStatus.ACTIVE and row.pk != old.pk else holder
+    is_fit = row.status == TokenStatus.ACTIVE and row.backend == holder.backend and row.pk != old.pk
+    return row if is_fit else holder
 
 
 def _of_newer(old: PushToken, holder: PushToken) -> dict[str, Any]:

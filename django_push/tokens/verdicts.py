@@ -11,7 +11,7 @@ from django.db.models import Q
 from django_push import signals
 from django_push.backends.base import MAX_TOKEN_LENGTH
 from django_push.models import PushToken, TokenSource, TokenStatus, digest, instant
-from django_push.outcomes import Outcome, Ticket, TokenChanges
+from django_push.outcomes import Outcome, Target, TargetKind, Ticket, TokenChanges, checksum
 from django_push.tokens.replacement import holders, merge, rename
 from django_push.tokens.writing import (
     PAGE,
@@ -67,7 +67,7 @@ class _Verdicts:
         pks = {ticket.pk for ticket in (*self.dead, *self.learned)}
         pks |= {ticket.pk for ticket, _ in self.replaced}
         for alias in {ticket.backend for ticket, _ in self.replaced}:
-            pks |= holders(alias, (new for ticket, new in self.replaced if ticket.backend == alias))
+            pks |= holders(alias, (digest(new) for ticket, new in self.replaced if ticket.backend == alias))
         return sorted(pk for pk in pks if pk is not None)
 
     def write(self, pks: Sequence[int]) -> TokenChanges:
@@ -83,7 +83,8 @@ class _Verdicts:
             row is not None
             and row.status == TokenStatus.ACTIVE
             and instant(row.registered_at, database()) < self.sent_at
-            and ticket.token in ("", row.token)  # a receipt knows the row, not the token
+            and ticket.backend == row.backend
+            and _names(ticket.target, row)
         ):
             return row
         return None
@@ -109,7 +110,9 @@ class _Verdicts:
         projects: dict[str, list[int]] = {}
         for ticket in self.learned:
             row = locked.get(ticket.pk or 0)
-            if row is not None and row.token == ticket.token and row.project != ticket.project:
+            if row is None or (row.backend, row.token) != (ticket.backend, ticket.token):
+                continue
+            if row.project != ticket.project:
                 projects.setdefault(ticket.project, []).append(row.pk)
         for project, pks in projects.items():
             write(Q(pk__in=pks), {"project": project})
@@ -131,6 +134,13 @@ class _Verdicts:
         return count
 
 
+def _names(target: Target, row: PushToken) -> bool:
+    """Whether what was sent to is the row's token; a receipt has kept no more than its checksum."""
+    if target.kind == TargetKind.CHECKSUM:
+        return target.value == str(checksum(row.token))
+    return target.value == row.token
+
+
 def _canonical(answers: Iterable[Ticket]) -> list[tuple[Ticket, str]]:
     """Pair each ticket with the last id of its chain within these answers; circles are left out.
 
@@ -146,4 +156,4 @@ def _canonical(answers: Iterable[Ticket]) -> list[tuple[Ticket, str]]:
             new = following[ticket.backend, new]
         if new not in met:
             pairs.append((ticket, new))
-    return sorted(pairs, key=lambda pair: (digest(pair[1]), pair[0].pk))
+    return pairs

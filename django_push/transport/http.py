@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import weakref
@@ -44,9 +45,13 @@ class RequestsTransport(Transport):
         errors: list[Exception] = []
         source = _until_error(requests, errors)
         first, second = next(source, None), next(source, None)
-        if first is not None and second is not None:
-            yield from self._in_threads(_chain(first, second, source), authorize)
-        elif first is not None:  # the common case of a signal: no thread is needed
+        if first is None:
+            pass
+        elif second is not None:
+            yield from self._in_threads(itertools.chain([first, second], source), authorize)
+        elif threading.current_thread() is threading.main_thread():  # a signal may come, as Ctrl-C
+            yield from self._in_threads([first], authorize)
+        else:  # the common case of a web server's thread
             yield first, self.fetch(first, authorize)
         if errors:
             raise errors[0]
@@ -59,15 +64,19 @@ class RequestsTransport(Transport):
         try:
             for request in requests:
                 if in_flight > self.max_connections:  # one waits, so that no connection does
-                    yield batch.done.get()
+                    yield batch.next()
                     in_flight -= 1
+                if batch.interrupt is not None:
+                    break
                 self._submit(request, batch)
                 in_flight += 1
             while in_flight:
-                yield batch.done.get()
+                yield batch.next()
                 in_flight -= 1
         finally:
             batch.is_wanted = False
+        if batch.interrupt is not None:
+            raise batch.interrupt
 
     def _submit(self, request: Request, batch: _Batch) -> None:
         with self._lock:  # against a close in between
@@ -177,6 +186,18 @@ class _Batch:
     authorize: Authorize | None
     done: SimpleQueue[tuple[Request, Reply]] = field(default_factory=SimpleQueue)
     is_wanted: bool = True
+    #: Ctrl-C or a time limit, put aside until what is in flight has been answered.
+    interrupt: BaseException | None = None
+
+    def next(self) -> tuple[Request, Reply]:
+        """Wait for the next reply; the first interrupt does not end the wait, the second does."""
+        while True:
+            try:
+                return self.done.get()
+            except BaseException as error:  # noqa: PERF203 - the wait is what the loop is for
+                if self.interrupt is not None:
+                    raise
+                self.interrupt = error
 
 
 def _until_error(requests: Iterable[Request], errors: list[Exception]) -> Iterator[Request]:
@@ -185,12 +206,6 @@ def _until_error(requests: Iterable[Request], errors: list[Exception]) -> Iterat
         yield from requests
     except Exception as error:  # noqa: BLE001 - raised by exchange, at its end
         errors.append(error)
-
-
-def _chain(first: Request, second: Request, rest: Iterator[Request]) -> Iterator[Request]:
-    yield first
-    yield second
-    yield from rest
 
 
 @sensitive_variables()

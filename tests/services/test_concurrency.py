@@ -219,7 +219,7 @@ def test_new_ids_in_crossed_orders(rows):
     for n in range(12):
         rows = list(Tokens.active().order_by("pk"))[: 2 * half]
         one = [canonical(row, f"n{n}-{i}") for i, row in enumerate(rows[:half])]
-        two = [canonical(row, f"n{n}-{i}") for i, row in enumerate(reversed(rows[half:]))]
+        two = [canonical(row, f"n{n}-{half - 1 - i}") for i, row in enumerate(rows[half:])]
         sent_at = now()
         at_once(lambda v=one, s=sent_at: apply(v, s), lambda v=two, s=sent_at: apply(v, s))
         assert Tokens.active().filter(token__startswith=f"n{n}-").count() == half

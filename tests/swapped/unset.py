@@ -5,3 +5,4 @@ from tests.settings import *  # noqa: F403
 del PUSH_TOKEN_MODEL  # noqa: F821
 DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
 USE_TZ = False
+DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}

@@ -82,6 +82,15 @@ def test_active_row_wakes_a_dead_twin(ann):
     assert state(row, twin) == [REPLACED, ACTIVE]
 
 
+def test_merges_into_the_end_of_a_chain(ann, now):
+    """A twin that was replaced itself leads to the row that stands in its place."""
+    twin, end = register("a", ann, "other"), register("b", ann, "other")
+    apply([canonical(twin, "b")], now())
+    row = register("a", ann)
+    assert move("default", "other") == Moved(0, 1)
+    assert state(row, twin, end) == [REPLACED, REPLACED, ACTIVE]
+
+
 def test_again(ann):
     """Run again, it finds nothing to do."""
     register("a", ann)
@@ -146,3 +155,21 @@ def test_target_that_cannot_be(source, target, ann):
     register("a", ann)
     with pytest.raises(InvalidPushBackend):
         move(source, target)
+
+
+def test_device_that_has_registered_at_the_target(ann, bob):
+    """An install that has a newer token at the target keeps that one; another user's row is let be."""
+    old = register("old", ann, device_id="d")
+    new = register("new", ann, backend="other", device_id="d")
+    theirs = register("theirs", bob, backend="other", device_id="d")
+    assert move("default", "other") == Moved(0, 1)
+    assert state(old, new, theirs) == [REPLACED, ACTIVE, ACTIVE]
+
+
+def test_device_that_has_registered_at_the_source_since(ann):
+    """An install whose newer token is the one that moves loses the older one at the target."""
+    old = register("old", ann, backend="other", device_id="d")
+    new = register("new", ann, device_id="d")
+    assert move("default", "other") == Moved(1)
+    assert state(old, new) == [REPLACED, ACTIVE]
+    assert fresh(old).replaced_by_id == new.pk

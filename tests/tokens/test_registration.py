@@ -385,3 +385,15 @@ class TestUnregister:
         unregister_token("tok")
         assert not apply([dead(row)], sent_at)
         assert state(row) == [RETIRED]
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [{"a": float("nan")}, {"a": "\0"}, {"a": "\ud800"}, {1: {2}}, ["a"], {"a": "x" * 20_000}],
+    ids=["nan", "nul", "surrogate", "set", "list", "long"],
+)
+def test_metadata_that_no_database_stores(metadata):
+    """Metadata that is no JSON object, or cannot be stored everywhere, is refused in words."""
+    with pytest.raises(InvalidToken, match="metadata"):
+        register_token("a", backend="default", metadata=metadata)
+    assert not get_token_model().objects.exists()

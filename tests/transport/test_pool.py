@@ -1,5 +1,6 @@
 """Connections are kept between calls, found out when stale, and never more than allowed."""
 
+import signal
 import threading
 import time
 
@@ -161,11 +162,41 @@ def test_threads_are_bounded(transport, post, serve):
 
 
 def test_one_request_needs_no_thread(transport, post, serve):
-    """A single request is sent by the calling thread."""
+    """A single request of a web server's thread is sent by that thread."""
     server = serve(polite)
     carrier = transport(alias="lonely")
-    assert [reply.status for _, reply in carrier.exchange([post(server.url)])] == [200]
+    statuses = []
+
+    def send():
+        statuses.extend(reply.status for _, reply in carrier.exchange([post(server.url)]))
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    thread.join()
+    assert statuses == [200]
     assert not [t for t in threading.enumerate() if t.name.startswith("django-push-lonely")]
+
+
+@pytest.mark.parametrize("count", [1, 6])
+def test_interrupt_loses_no_reply(count, transport, post, serve):
+    """Ctrl-C while the answers are awaited is raised after those in flight have come."""
+    server = serve(slow(0.3))
+    carrier = transport(alias="interrupted")
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    statuses = []
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            for _, reply in carrier.exchange(post(server.url) for _ in range(count)):
+                statuses.append(reply.status)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert statuses == [200] * min(count, carrier.max_connections + 1)
 
 
 def test_close(transport, post, serve):
