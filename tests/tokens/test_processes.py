@@ -21,7 +21,7 @@ me = sys.argv[1]
 for n in range(40):
     own, _ = register_token(f"own-{me}-{n}", backend="default")
     register_token(f"all-{n}", backend="default", device_id=f"d{n % 3}-{me}")
-    apply([Ticket(target=Target("", own.pk), outcome=Outcome.UNREGISTERED, backend="default")],
+    apply([Ticket(target=Target(own.token, own.pk), outcome=Outcome.UNREGISTERED, backend="default")],
           database_now("default"))
     set_enabled(rows.filter(token=f"all-{n}"), n % 2 == 0)
 """

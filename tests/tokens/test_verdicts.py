@@ -1,3 +1,4 @@
+import dataclasses
 from datetime import timedelta
 
 import pytest
@@ -5,7 +6,7 @@ from django.db.models import Q
 
 from django_push import Outcome, unregister_token
 from django_push.models import get_token_model
-from django_push.outcomes import TokenChanges
+from django_push.outcomes import Target, TargetKind, TokenChanges, checksum
 from django_push.tokens import apply, deactivate, set_enabled
 from django_push.tokens.writing import write
 from tests.tokens.helpers import (
@@ -24,6 +25,11 @@ from tests.tokens.helpers import (
 
 pytestmark = pytest.mark.django_db
 Tokens = get_token_model().objects
+
+
+def of_receipt(row, token):
+    """Return the verdict of a receipt for a push to this token, of which only the checksum was kept."""
+    return dataclasses.replace(dead(row), target=Target(str(checksum(token)), row.pk, TargetKind.CHECKSUM))
 
 
 class TestDeath:
@@ -99,8 +105,17 @@ class TestDeath:
         row = register("a", ann, device_id="d")
         sent_at = now()
         register("b", ann, device_id="d")
-        assert not apply([dead(row, token="")], sent_at, source="receipt")
-        assert apply([dead(row, token="")], now(), source="receipt")
+        assert not apply([of_receipt(row, "b")], sent_at, source="receipt")
+        assert not apply([of_receipt(row, "a")], now(), source="receipt")
+        assert apply([of_receipt(row, "b")], now(), source="receipt")
+
+    def test_another_alias(self, now):
+        """What the old alias's provider says of a row that was moved meanwhile is not about it."""
+        row = register("a")
+        ticket = dead(row)
+        Tokens.update(backend="other")
+        assert not apply([ticket], now())
+        assert fresh(row).status == ACTIVE
 
     @pytest.mark.parametrize("status", [RETIRED, INVALID, UNREGISTERED])
     def test_inactive_already(self, now, status):

@@ -189,10 +189,14 @@ def test_interrupt_loses_no_reply(count, transport, post, serve):
     before = signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, 0.1)
     statuses = []
+
+    def read():
+        for _, reply in carrier.exchange(post(server.url) for _ in range(count)):
+            statuses.append(reply.status)
+
     try:
         with pytest.raises(KeyboardInterrupt):
-            for _, reply in carrier.exchange(post(server.url) for _ in range(count)):
-                statuses.append(reply.status)
+            read()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
