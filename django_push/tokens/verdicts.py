@@ -156,4 +156,4 @@ def _canonical(answers: Iterable[Ticket]) -> list[tuple[Ticket, str]]:
             new = following[ticket.backend, new]
         if new not in met:
             pairs.append((ticket, new))
-    return pairs
+    return sorted(pairs, key=lambda pair: (digest(pair[1]), pair[0].pk))

@@ -157,7 +157,7 @@ def test_registration_against_a_late_verdict(rows):
         reactivate(Tokens.all(), source="command")
         sent_at = now()
         again = rows[::2]
-        verdicts = [dead(row, token="") for row in reversed(rows)]
+        verdicts = [dead(row) for row in reversed(rows)]
 
         def register_all(again=again):
             for row in again:
@@ -178,7 +178,7 @@ def test_receipt_after_a_rotation(users):
         sent_at = now()
         at_once(
             lambda n=n: register_token(f"new{n}", user=users[0], backend="default", device_id=f"d{n}"),
-            lambda row=row, s=sent_at: apply([dead(row, token="")], s, source="receipt"),
+            lambda row=row, s=sent_at: apply([dead(row)], s, source="receipt"),
             lambda row=row, s=sent_at: apply([dead(row)], s),
         )
         row.refresh_from_db()
@@ -252,7 +252,7 @@ def test_everything_at_once(users, rows):
         register_token(token, user=users[n % 2], backend="default", device_id=f"d{n % 5}")
 
     def verdicts(n):
-        apply([dead(row, token="") for row in rows[n % 20 : n % 20 + 15]], now(), source="receipt")
+        apply([dead(row) for row in rows[n % 20 : n % 20 + 15]], now(), source="receipt")
 
     def replacements(n):
         found = list(Tokens.active().order_by("-pk")[:10])

@@ -126,6 +126,11 @@ class Machine(RuleBasedStateMachine):
         assert not Tokens.active().filter(backend=source).exists()
         moved = {key for key in self.alive if key[0] == source}
         self.alive = (self.alive - moved) | {(target, token) for _, token in moved} & self.active()
+        for alias, token in self.alive - self.active():  # only for a newer row of the same install
+            row = Tokens.matching(token).get(backend=alias)
+            newer = Tokens.active().filter(backend=target, device_id=row.device_id, user=row.user)
+            assert (row.status_code, newer.count()) == ("rotated", 1)
+        self.alive &= self.active()
         for (alias, token), at in list(self.registered.items()):
             if alias == source:
                 self.registered[target, token] = max(at, self.registered.get((target, token), 0))

@@ -40,7 +40,7 @@ class TestRename:
         row = register("a")
         sent_at = now()
         apply([canonical(row, "b")], sent_at)
-        assert not apply([dead(fresh(row), token="")], sent_at)
+        assert not apply([dead(fresh(row))], sent_at)
         assert state(row) == [ACTIVE]
 
     def test_registered_after_the_send(self, now):
