@@ -108,7 +108,7 @@ def test_many_malformed_tokens_are_spared(settings, caplog):
     assert result.counts == {Outcome.REJECTED: 30}
     assert set(statuses("other")) == {"active"}
     assert "check PUSH_BACKENDS" in caplog.text
-    few = get_token_model().objects.filter(pk__in=get_token_model().objects.values("pk")[:3])
+    few = list(get_token_model().objects.all()[:3])
     assert send_push(few, title="Hi").counts == {Outcome.INVALID_TOKEN: 3}
 
 
