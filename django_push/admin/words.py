@@ -31,6 +31,8 @@ SKIPPED: dict[str, Any] = {
     "unknown_backend": _("the alias is not in PUSH_BACKENDS"),
     "duplicate": _("selected twice"),
     "other_backend": _("of another alias"),
+    "deleted": _("deleted meanwhile"),
+    "transferred": _("another user's by now"),
 }
 
 _SOURCES: dict[str, Any] = dict(TokenSource.choices)
