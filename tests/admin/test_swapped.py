@@ -4,6 +4,7 @@ import sys
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["as_it_is", "subclass"])
 def test_swapped_models(how):
     """The admin serves a token model and a user model of the site's own, as it is and subclassed."""

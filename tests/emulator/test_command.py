@@ -83,6 +83,7 @@ def test_receipt_delay(monkeypatch):
     assert (seen["receipt_delay"], seen["host"], seen["port"]) == (2.5, "localhost", 8900)
 
 
+@pytest.mark.slow
 def test_control_c():
     """A real process ends cleanly with Control-C."""
     process = subprocess.Popen(

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -22,6 +24,7 @@ def run(settings, *arguments):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_swapped():
     """A project with a token model of its own migrates from zero, registers, sends and administers."""
     options = ("--ds=tests.swapped.settings", "-p", "no:cacheprovider", "-o", "addopts=", "-q")

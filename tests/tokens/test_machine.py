@@ -167,6 +167,7 @@ class Machine(RuleBasedStateMachine):
         assert self.alive <= self.active()
 
 
+@pytest.mark.slow
 @pytest.mark.django_db
 def test_token_state():
     """Whatever happens in whatever order, the promises about token state hold."""
