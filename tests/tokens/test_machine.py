@@ -73,7 +73,7 @@ class Machine(RuleBasedStateMachine):
     def send(self):
         """A send reads the active rows, at a time of the database's clock."""
         sent_at = database_now("default")
-        return sent_at, self.tick(), list(Tokens.active())
+        return sent_at, self.tick(), list(Tokens.order_by("pk").active())
 
     @rule(send=sends, data=st.data())
     def answer(self, send, data):
