@@ -191,8 +191,8 @@ class PushResult:
     ``counts`` has every token that was tried (or, in a dry run, planned) by outcome; ``skipped``
     those that were not tried, by reason: ``disabled``, ``inactive``, ``duplicate``, ``deleted``,
     ``transferred``, ``other_backend``, ``unknown_backend``. ``left_out`` counts, by field name, tokens
-    whose provider could not say a field of the message. ``tickets`` keeps all tickets up to 10,000 tokens and those that were not
-    accepted above.
+    whose provider could not say a field of the message. ``tickets`` keeps all tickets up to 10,000
+    tokens and those that were not accepted above.
     """
 
     counts: Counter[Outcome] = field(default_factory=Counter)
