@@ -39,6 +39,9 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from None
         would = "would be " if options["dry_run"] else ""
         self.stdout.write(f"{done.moved} {would}moved, {done.merged} {would}merged.")
+        if done.refused:
+            stay = "would stay" if options["dry_run"] else "stayed"
+            self.stdout.write(f"{done.refused} {stay} in {source!r}: {target!r} does not accept such tokens.")
 
     def _ask(self, question: str) -> None:
         try:
