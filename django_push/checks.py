@@ -16,6 +16,7 @@ from django.utils.module_loading import import_string
 
 from django_push.backends.base import BasePushBackend
 from django_push.conf import NAMES, push_settings
+from django_push.dispatch import MissingQueue
 from django_push.exceptions import InvalidPushBackend
 from django_push.handler import MissingExtra, accepted_options, make_channel, redirected
 from django_push.models import AbstractPushToken
@@ -150,13 +151,27 @@ def check_dispatcher(**kwargs: Any) -> list[CheckMessage]:
     path = push_settings.dispatcher
     try:
         dispatcher = import_string(path)
+    except MissingQueue as error:
+        return [_error(18, f"PUSH_DISPATCHER: {error}", f"Run: pip install '{error.package}'.")]
     except Exception as error:  # noqa: BLE001 - a module may do anything when it is imported
         hint = "Write the dotted path of a class, such as 'django_push.dispatch.inline.InlineDispatcher'."
         return [_error(15, f"PUSH_DISPATCHER: {path!r} cannot be imported: {error}", hint)]
     if not (isinstance(dispatcher, type) and callable(getattr(dispatcher, "enqueue", None))):
         hint = "It is a class with a method enqueue(job, payload)."
         return [_error(16, f"PUSH_DISPATCHER: {path!r} is no dispatcher.", hint)]
-    return []
+    return list(_check_made(dispatcher))
+
+
+def _check_made(dispatcher: type) -> Iterator[CheckMessage]:
+    """Make the dispatcher as enqueueing would: its constructor knows whether its queue is set up."""
+    hint = "See the dispatcher's settings in the documentation."
+    try:
+        dispatcher()
+    except ImproperlyConfigured as error:
+        yield _error(19, f"PUSH_DISPATCHER: {error}", hint)
+    except Exception as error:  # noqa: BLE001 - a third party's; its text may hold a broker's address
+        message = f"PUSH_DISPATCHER: {type(error).__name__} when {dispatcher.__name__} is made."
+        yield _error(19, message, hint)
 
 
 @register(TAG)

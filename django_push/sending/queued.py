@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -12,12 +12,12 @@ from django.utils.module_loading import import_string
 from django_push.exceptions import InvalidToken
 from django_push.message import Condition, PushMessage, Topic
 from django_push.models import get_token_model
-from django_push.outcomes import PushResult, Target, TargetKind
+from django_push.outcomes import Outcome, PushResult, Target, TargetKind, Ticket
 from django_push.recipients import Page, Recipients, pages
 from django_push.sending.direct import send_push
 from django_push.sending.lane import FLUSH
 from django_push.sending.run import Run
-from django_push.wake import get_dispatcher
+from django_push.wake import get_dispatcher, schedule_receipt_check
 
 #: The most tokens of one enqueue_push; a larger audience is a broadcast, or a job of your own.
 ENQUEUE_LIMIT = 10_000
@@ -86,18 +86,27 @@ def send_enqueued(payload: Mapping[str, Any]) -> list[PushResult]:
     personalize = import_string(path) if path else None
     messages = {language: PushMessage(**fields) for language, fields in payload["messages"].items()}
     results = []
+    is_awaited = False
     for language, addressees in payload["tokens"].items():
         for start in range(0, len(addressees), FLUSH):
             part = dict(addressees[start : start + FLUSH])
             rows = get_token_model()._base_manager.using(_database()).filter(pk__in=part)
             run = Run(messages[language], {}, None, False, personalize, None)
-            for _ in run.told(rows, only=partial(_is_theirs, part)):
-                pass
+            for tickets in run.told(rows, only=partial(_is_theirs, part)):
+                is_awaited = is_awaited or _have_receipts(run, tickets)
             results.append(run.result)
     for alias, kind, value in payload["topics"]:
         topic = Topic(value) if kind == TargetKind.TOPIC else Condition(value)
         results.append(send_push(topic, messages[payload["topics_language"]], using=alias))
+    if is_awaited:
+        schedule_receipt_check()
     return results
+
+
+def _have_receipts(run: Run, tickets: Iterable[Ticket]) -> bool:
+    """Whether the provider will say more about one of these."""
+    accepted = {ticket.backend for ticket in tickets if ticket.outcome is Outcome.ACCEPTED}
+    return any(run.channels[alias].backend.has_receipts for alias in accepted)
 
 
 def _check_queueable(page: Page) -> None:

@@ -1,0 +1,71 @@
+"""Jobs as Celery tasks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django_push.dispatch import MissingQueue, NotQueued, jobs
+
+try:
+    from celery import shared_task
+except ImportError as error:
+    raise MissingQueue("CeleryDispatcher", "django-push-tokens[celery]", error) from None
+
+#: The longest delay, in seconds. Tasks that wait lie unacknowledged at a worker, and RabbitMQ gives up a
+#: consumer after 30 minutes (consumer_timeout), SQS hands them out again after 30 and Redis after 60
+#: (visibility_timeout). To run early does no harm; to run again and again would.
+MAX_DELAY = 25 * 60.0
+#: A request waits for this: a broker that is away gets one more try, as a connection that has been idle
+#: may only look dead. Seconds.
+RETRY_POLICY = {"max_retries": 1, "interval_start": 0.0, "interval_step": 0.2, "interval_max": 0.2}
+
+
+def _run_job(job: str, payload: dict[str, Any]) -> None:
+    """Do what a dispatcher was asked for."""
+    jobs.run(job, payload)
+
+
+run_job: Any = shared_task(name="django_push.run_job", ignore_result=True, serializer="json")(_run_job)
+
+
+class CeleryDispatcher:
+    """Publishes each job as the task ``django_push.run_job``. A subclass may say where to."""
+
+    #: The queue; None: the one that ``task_routes`` and ``task_default_queue`` lead to.
+    queue_name: str | None = None
+    #: As the broker understands it; None: the task's.
+    priority: int | None = None
+
+    @property
+    def can_defer(self) -> bool:
+        """Whether there is a worker: an eager task would run at once."""
+        return not run_job.app.conf.task_always_eager
+
+    def enqueue(self, job: str, payload: dict[str, Any], *, delay: float = 0.0) -> None:
+        if not self.can_defer:
+            if delay > 0:
+                raise ValueError("Celery cannot defer a task while task_always_eager is set.")
+            run_job.apply_async((job, payload))
+            return
+        options: dict[str, Any] = {"queue": self.queue_name, "priority": self.priority}
+        if delay > 0:
+            options["countdown"] = min(delay, MAX_DELAY)
+        reason = _publish(job, payload, options)
+        if reason:  # raised where no error is handled, so that no broker's address hangs on it
+            raise NotQueued(f"Celery's broker did not take the job {job!r}: {reason}")
+
+
+def _publish(job: str, payload: dict[str, Any], options: dict[str, Any]) -> str:
+    """Publish a task, and return the names of the errors if it cannot be: their texts may hold a password."""
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        run_job.apply_async(
+            (job, payload),
+            argsrepr=repr((job,)),  # what a monitor shows; the message is nobody's business there
+            retry=True,
+            retry_policy=RETRY_POLICY,
+            **given,
+        )
+    except Exception as error:  # noqa: BLE001 - any transport's, or a broker URL that cannot be read
+        return ", ".join(type(e).__name__ for e in (error, error.__cause__) if e is not None)
+    return ""
