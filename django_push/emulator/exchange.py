@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import enum
 import json
 from collections.abc import Mapping
+from http.client import responses
 from typing import Any, NamedTuple
 
 
@@ -15,13 +17,32 @@ class Call(NamedTuple):
     body: bytes
 
 
+class Delivery(enum.Enum):
+    """How an answer goes out."""
+
+    WHOLE = "whole"
+    #: Half of the body, then the connection ends; the Content-Length is that of the whole.
+    CUT = "cut"
+    #: A byte at a time.
+    DRIP = "drip"
+    #: Nothing is written and the connection is reset.
+    RESET = "reset"
+    #: Nothing is written until the client hangs up.
+    SILENCE = "silence"
+
+
 class Answer(NamedTuple):
-    """What is written back. ``note`` says it in a few words for the log, with masked tokens."""
+    """What is written back. ``note`` says it in a few words for the log, with masked tokens.
+
+    ``status`` is 0 where nothing is written. ``delay`` is the seconds before it goes out.
+    """
 
     status: int
     body: bytes = b""
     headers: tuple[tuple[str, str], ...] = ()
     note: str = ""
+    delivery: Delivery = Delivery.WHOLE
+    delay: float = 0.0
 
 
 def as_json(status: int, payload: object, *headers: tuple[str, str], note: str = "") -> Answer:
@@ -40,10 +61,11 @@ def as_html(status: int, text: str, *headers: tuple[str, str], note: str = "") -
     return Answer(status, text.encode(), (("Content-Type", "text/html; charset=utf-8"), *headers), note)
 
 
-def bad_gateway() -> Answer:
+def proxy_page(status: int = 502) -> Answer:
     """Return what a proxy in front of a provider says: HTML, and nothing about the push."""
-    page = "<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>"
-    return as_html(502, page, note="proxy's HTML")
+    said = f"{status} {responses[status]}"
+    page = f"<html><head><title>{said}</title></head><body><h1>{said}</h1></body></html>"
+    return as_html(status, page, note="proxy's HTML")
 
 
 def loads(body: bytes) -> Any:

@@ -14,11 +14,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from django_push.emulator import markers
-from django_push.emulator.exchange import Answer, Call, as_json, as_text, bad_gateway, bearer, loads
+from django_push.emulator.exchange import Answer, Call, as_json, as_text, bearer, loads, proxy_page
 from django_push.emulator.markers import Marker
 from django_push.emulator.state import Push, State, summary
 
 PREFIX = "/--/api/v2/push"
+SEND = f"{PREFIX}/send"
+GET_RECEIPTS = f"{PREFIX}/getReceipts"
 MAX_RECIPIENTS = 100
 MAX_RECEIPTS = 1000
 MAX_PAYLOAD = 4096
@@ -54,6 +56,12 @@ _TEXTS = {
     "DeveloperError": "The message cannot be sent as it is",
 }
 _OK: Mapping[str, Any] = {"status": "ok"}
+#: What Expo says to a whole request that it cannot serve now.
+_TROUBLE = {
+    "rate": (429, "TOO_MANY_REQUESTS", "Exceeded 600 notifications per second, please try again."),
+    "unavailable": (503, "INTERNAL_SERVER_ERROR", "The service is not available."),
+    "internal": (500, "INTERNAL_SERVER_ERROR", "An unknown error occurred."),
+}
 
 
 class _Recipient(NamedTuple):
@@ -73,9 +81,9 @@ def answer(call: Call, state: State) -> Answer:
         return as_text(404, "Not Found", note="expo: the body is no JSON")
     if refused := _check_access_token(call, state):
         return refused
-    if call.path == f"{PREFIX}/send":
+    if call.path == SEND:
         return _send(payload, state)
-    if call.path == f"{PREFIX}/getReceipts":
+    if call.path == GET_RECEIPTS:
         return _receipts(payload, state)
     return as_text(404, "Not Found", note="expo: no such address")
 
@@ -156,18 +164,24 @@ def _failure(marker: Marker, recipient: _Recipient, state: State) -> Answer | No
         return _refuse(400, "VALIDATION_ERROR", f'"{recipient.path}data" must be of type object.')
     if marker.scope != "request":
         return None
-    wait = ("Retry-After", str(state.options.retry_after))
     match marker.word:
-        case "rate":
-            text = "Exceeded 600 notifications per second, please try again."
-            return _refuse(429, "TOO_MANY_REQUESTS", text, wait)
-        case "unavailable":
-            return _refuse(503, "INTERNAL_SERVER_ERROR", "The service is not available.", wait)
-        case "internal":
-            return _refuse(500, "INTERNAL_SERVER_ERROR", "An unknown error occurred.")
+        case "rate" | "unavailable" as word:
+            return _trouble(word, ("Retry-After", str(state.options.retry_after)))
+        case "internal" as word:
+            return _trouble(word)
         case "html":
-            return bad_gateway()
+            return proxy_page()
     return Answer(500, note="expo: empty 500")
+
+
+def trouble(call: Call, word: str, /, *headers: tuple[str, str]) -> Answer:
+    """Refuse the whole request because Expo cannot now: ``rate``, ``unavailable`` or ``internal``."""
+    return _trouble(word, *headers)
+
+
+def _trouble(word: str, *headers: tuple[str, str]) -> Answer:
+    status, code, text = _TROUBLE[word]
+    return _refuse(status, code, text, *headers)
 
 
 def _tickets(

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from django_push.emulator import markers
-from django_push.emulator.exchange import Answer, Call, as_json, bad_gateway, bearer, loads
+from django_push.emulator.exchange import Answer, Call, as_json, bearer, loads, proxy_page
 from django_push.emulator.fcm_fields import REQUEST, parse
 from django_push.emulator.markers import Marker
 from django_push.emulator.state import Push, State, summary
@@ -241,17 +241,26 @@ def _token_failed(marker: Marker, kind: str, state: State) -> Answer | None:
 
 
 def _request_failed(word: str, state: State) -> Answer:
-    wait = (("Retry-After", str(state.options.retry_after)),)
     match word:
-        case "rate":
-            return _coded("QUOTA_EXCEEDED", _quota("project"), headers=wait)
-        case "unavailable":
-            return _refuse(503, "UNAVAILABLE", _ERRORS["UNAVAILABLE"].text, headers=wait)
+        case "rate" | "unavailable":
+            return _trouble(word, ("Retry-After", str(state.options.retry_after)))
         case "internal":
-            return _refuse(500, "INTERNAL", _ERRORS["INTERNAL"].text)
+            return _trouble(word)
         case "html":
-            return bad_gateway()
+            return proxy_page()
     return Answer(500)
+
+
+def trouble(call: Call, word: str, /, *headers: tuple[str, str]) -> Answer:
+    """Refuse the request because FCM cannot now: ``rate``, ``unavailable`` or ``internal``."""
+    return _trouble(word, *headers)
+
+
+def _trouble(word: str, *headers: tuple[str, str]) -> Answer:
+    if word == "rate":
+        return _coded("QUOTA_EXCEEDED", _quota("project"), headers=headers)
+    error = _ERRORS[word.upper()]  # without an FcmError: the service speaks, not the push
+    return _refuse(error.http, error.status, error.text, headers=headers)
 
 
 def _coded(code: str, *details: Mapping[str, Any], headers: Sequence[tuple[str, str]] = ()) -> Answer:

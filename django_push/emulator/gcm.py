@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from django_push.emulator import markers
-from django_push.emulator.exchange import Answer, Call, as_json, as_text, bad_gateway, loads
+from django_push.emulator.exchange import Answer, Call, as_json, as_text, loads, proxy_page
 from django_push.emulator.markers import Marker
 from django_push.emulator.state import Push, State, summary
 from django_push.outcomes import mask
 
 PATHS = frozenset({"/gcm/send", "/fcm/send"})
+_JSON = "application/json"
 MAX_RECIPIENTS = 1000
 MAX_TTL = 2_419_200
 MAX_PAYLOAD = 4096
@@ -63,6 +64,12 @@ _JSON_NAMES = {
     int: "number",
     float: "number",
 }
+#: What GCM says to a whole request that it cannot serve now.
+_TROUBLE = {
+    "rate": (429, "QuotaExceeded"),
+    "unavailable": (503, "Unavailable"),
+    "internal": (500, "InternalServerError"),
+}
 _PLAINTEXT = frozenset(
     {
         "registration_id",
@@ -88,15 +95,19 @@ def answer(call: Call, state: State) -> Answer:
     """Answer a POST to ``/gcm/send`` or ``/fcm/send``."""
     if refused := _check_key(call, state):
         return refused
-    kind = call.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = _content_type(call)
     try:
-        if kind == "application/json":
+        if kind == _JSON:
             return _answer_json(call.body, state)
         if kind in ("", "application/x-www-form-urlencoded"):
             return _answer_plaintext(call.body, state)
     except _BadRequest as error:
         return as_text(400, str(error), note=f"gcm: 400 {error}")
     return as_text(400, f"Unsupported content type: {kind}", note="gcm: 400 content type")
+
+
+def _content_type(call: Call) -> str:
+    return call.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 class _BadRequest(Exception):
@@ -266,24 +277,29 @@ def _request_failed(marker: Marker, ask: _Ask, state: State) -> Answer | None:
     wait = ("Retry-After", str(state.options.retry_after))
     if marker.scope == "request":
         match marker.word:
-            case "rate":
-                return _says(ask, 429, "QuotaExceeded", wait)
-            case "unavailable":
-                return _says(ask, 503, "Unavailable", wait)
-            case "internal":
-                return _says(ask, 500, "InternalServerError")
+            case "rate" | "unavailable" as word:
+                return _trouble(word, ask.is_json, wait)
+            case "internal" as word:
+                return _trouble(word, ask.is_json)
             case "html":
-                return bad_gateway()
+                return proxy_page()
         return Answer(500)
     if not ask.is_json and marker.scope == "token" and marker.word == "unavailable":
-        return _says(ask, 500, "Unavailable", wait)  # never said in plain text: the status says it
+        return _trouble("unavailable", False, wait)._replace(status=500)  # its words have no such code
     return None
 
 
-def _says(ask: _Ask, status: int, code: str, *headers: tuple[str, str]) -> Answer:
-    if ask.is_json:
-        return as_json(status, {"error": code}, *headers)
-    return as_text(status, f"Error={code}", *headers)
+def trouble(call: Call, word: str, /, *headers: tuple[str, str]) -> Answer:
+    """Refuse the whole request because GCM cannot now: ``rate``, ``unavailable`` or ``internal``."""
+    return _trouble(word, _content_type(call) == _JSON, *headers)
+
+
+def _trouble(word: str, is_json: bool, *headers: tuple[str, str]) -> Answer:
+    status, code = _TROUBLE[word]
+    note = f"gcm: {code}"
+    if is_json:
+        return as_json(status, {"error": code}, *headers, note=note)
+    return as_text(status, f"Error={code}", *headers, note=note)
 
 
 def _message_fault(ask: _Ask) -> str:

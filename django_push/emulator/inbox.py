@@ -41,7 +41,8 @@ def page(state: State) -> Answer:
         "failed": sum(state.seen.values()) - sum(state.accepted.values()),
         "requests": state.requests,
     }
-    return as_html(200, _template().render(Context({"pushes": pushes, "counts": counts})), *_HEADERS)
+    shown = {"pushes": pushes, "counts": counts, "faults": str(state.faults), "latency": state.latency}
+    return as_html(200, _template().render(Context(shown)), *_HEADERS)
 
 
 def as_list(state: State) -> Answer:

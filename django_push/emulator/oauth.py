@@ -22,6 +22,11 @@ SCOPES = frozenset(
     }
 )
 _GOOGLE = "oauth2.googleapis.com"
+_TROUBLE = {
+    "rate": (429, "rate_limit_exceeded"),
+    "unavailable": (503, "temporarily_unavailable"),
+    "internal": (500, "internal_failure"),
+}
 #: How far the clocks of client and server may be apart. Seconds.
 _SKEW = 300
 
@@ -44,6 +49,12 @@ def answer(call: Call, state: State) -> Answer:
     token = state.issue_access_token(email)
     bought = {"access_token": token, "expires_in": ACCESS_TOKEN_LIFETIME, "token_type": "Bearer"}
     return as_json(200, bought, note=f"oauth: access token for {email}")
+
+
+def trouble(call: Call, word: str, /, *headers: tuple[str, str]) -> Answer:
+    """Refuse because the endpoint cannot now: ``rate``, ``unavailable`` or ``internal``."""
+    status, code = _TROUBLE[word]
+    return as_json(status, {"error": code}, *headers, note=f"oauth: {code}")
 
 
 def _check(call: Call) -> str:

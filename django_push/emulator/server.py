@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import socket
+import struct
 import sys
 import threading
 import zlib
@@ -15,12 +16,18 @@ from urllib.parse import urlsplit
 
 from django_push.conf import emulator_url
 from django_push.emulator import routes
-from django_push.emulator.exchange import Answer, Call, as_text
+from django_push.emulator.exchange import Answer, Call, Delivery, as_text
+from django_push.emulator.faults import Faults
 from django_push.emulator.state import Options, State
 
 #: The longest body that is read, before and after decompression. Bytes.
 MAX_BODY = 8 * 1024 * 1024
+#: How long a client is kept waiting that does not hang up, and the time between a drip's bytes. Seconds.
+MAX_SILENCE = 300.0
+DRIP = 0.2
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+#: Linger for no time: what is closed so, is reset.
+_NO_LINGER = struct.pack("ii", 1, 0)
 
 #: Told one line for each request, tokens masked and credentials left out.
 Log = Callable[[str], None]
@@ -44,6 +51,7 @@ class Emulator:
 
     def stop(self) -> None:
         """Stop serving and close every connection. Stopping twice does no harm."""
+        self._server.stopping.set()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
@@ -65,12 +73,14 @@ def start_emulator(
     expo_access_token: str | None = None,
     gcm_key: str | None = None,
     fcm_project: str | None = None,
+    faults: Faults | None = None,
+    latency: float = 0.0,
     log: Log | None = None,
 ) -> Emulator:
     """Start the emulator in threads of this process; port 0 takes a free one.
 
-    For the options see ``Options``. Raises ImproperlyConfigured for a host that is no loopback
-    address, OSError for a port that is taken.
+    For the options see ``Options``, for faults and latency ``State``. Raises ImproperlyConfigured for
+    a host that is no loopback address, OSError for a port that is taken.
     """
     emulator_url(f"[{host}]" if ":" in host else host)
     options = Options(
@@ -80,7 +90,7 @@ def start_emulator(
         gcm_key=gcm_key,
         fcm_project=fcm_project,
     )
-    return Emulator(_Server(host, port, State(options), log))
+    return Emulator(_Server(host, port, State(options, faults=faults, latency=latency), log))
 
 
 class _Server(ThreadingHTTPServer):
@@ -89,6 +99,7 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, host: str, port: int, state: State, log: Log | None) -> None:
         self.state = state
         self.log = log
+        self.stopping = threading.Event()
         self._open: set[socket.socket] = set()
         self._changed = threading.Condition()
         if ":" in host:
@@ -109,7 +120,10 @@ class _Server(ThreadingHTTPServer):
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        super().shutdown_request(request)
+        if _lingers(request):
+            super().shutdown_request(request)
+        else:  # an orderly end before the reset would be what the client sees
+            self.close_request(request)
         with self._changed:
             self._open.discard(request)
             self._changed.notify_all()
@@ -137,8 +151,8 @@ class _Handler(BaseHTTPRequestHandler):
         call = self._read()
         answer = routes.post(call, self.server.state) if isinstance(call, Call) else call
         if self.server.log is not None:
-            self.server.log(f"POST {self.path} {answer.status} {answer.note}".rstrip())
-        self._write(answer)
+            self.server.log(f"POST {self.path} {answer.status or '-'} {answer.note}".rstrip())
+        self._deliver(answer)
 
     def do_GET(self) -> None:
         self._write(routes.get(self._path(), self.server.state) if self._is_local() else _foreign())
@@ -170,8 +184,39 @@ class _Handler(BaseHTTPRequestHandler):
         """Whether the client meant us: a page in a browser can make its own name point here."""
         return urlsplit(f"//{self.headers.get('Host', '')}").hostname in _LOOPBACK
 
+    def _deliver(self, answer: Answer) -> None:
+        """Let the answer go out as it asks for. Only a whole one leaves the connection open."""
+        if answer.delay and self.server.stopping.wait(answer.delay):
+            self.close_connection = True
+            return
+        if answer.delivery is Delivery.WHOLE:
+            self._write(answer)
+            return
+        data = self._bytes(answer)
+        self.close_connection = True
+        match answer.delivery:
+            case Delivery.RESET:
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+            case Delivery.SILENCE:
+                self.connection.settimeout(MAX_SILENCE)
+                while self.connection.recv(4096):
+                    pass
+            case Delivery.CUT:
+                self.wfile.write(data[: len(data) - (len(answer.body) + 1) // 2])
+            case Delivery.DRIP:
+                self._drip(data)
+
+    def _drip(self, data: bytes) -> None:
+        for place in range(len(data)):
+            self.wfile.write(data[place : place + 1])
+            if self.server.stopping.wait(DRIP):
+                return
+
     def _write(self, answer: Answer) -> None:
         """Write head and body at once: two packets would wait for each other's acknowledgement."""
+        self.wfile.write(self._bytes(answer))
+
+    def _bytes(self, answer: Answer) -> bytes:
         reason = http.client.responses.get(answer.status, "")
         lines = [
             f"HTTP/1.1 {answer.status} {reason}",
@@ -179,7 +224,7 @@ class _Handler(BaseHTTPRequestHandler):
             *(f"{name}: {value}" for name, value in answer.headers),
             *(["Connection: close"] if self.close_connection else []),
         ]
-        self.wfile.write("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + answer.body)
+        return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + answer.body
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
         """Say nothing: the log is told by do_POST."""
@@ -192,6 +237,11 @@ def _unzip(body: bytes) -> bytes:
     if not inflate.eof:
         raise ValueError("cut short, or too long")
     return text
+
+
+def _lingers(connection: socket.socket) -> bool:
+    """Whether a connection is to end in order."""
+    return connection.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, len(_NO_LINGER)) != _NO_LINGER
 
 
 def _foreign() -> Answer:

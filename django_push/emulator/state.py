@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from django_push.emulator import markers
 from django_push.emulator.exchange import Call
+from django_push.emulator.faults import Faults, seconds
 from django_push.emulator.markers import Marker
 from django_push.outcomes import mask
 
@@ -53,7 +54,7 @@ class Push(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """A raw request as it came, its credentials left out, and the status that answered it."""
+    """A raw request as it came, its credentials left out, and the status that answered it (0: none)."""
 
     path: str
     headers: Mapping[str, str]
@@ -69,22 +70,30 @@ class AccessToken(NamedTuple):
 
 
 class State:
-    """Counts, inbox, receipts and access tokens of one server.
+    """Counts, inbox, receipts and access tokens of one server, and the faults that are on.
 
-    ``accepted`` counts the accepted pushes per token, topic or condition, ``seen`` all of them;
-    ``requests`` counts the POSTs. ``inbox`` holds the latest pushes and ``recorded`` the latest raw
-    requests, both oldest first. Dry runs are in ``recorded`` alone.
+    ``accepted`` counts the accepted pushes per token, topic or condition, ``seen`` all of them, whether
+    or not the answer arrived; ``accepted_at`` counts them per provider and whole second. ``requests``
+    counts the POSTs. ``inbox`` holds the latest pushes and ``recorded`` the latest raw requests, both
+    oldest first. Dry runs are in ``recorded`` alone. ``faults`` and ``latency`` (the seconds before
+    each answer) may be set at any time.
     """
 
-    def __init__(self, options: Options | None = None) -> None:
+    def __init__(
+        self, options: Options | None = None, *, faults: Faults | None = None, latency: float = 0.0
+    ) -> None:
         self.options = options or Options()
         self._lock = threading.Lock()
+        self._first = (faults or Faults(), seconds("latency", latency))
         self.reset()
+        self.faults = self._first[0]  # the caller's own, who may read what was applied
 
     def reset(self) -> None:
-        """Forget everything, issued access tokens too."""
+        """Forget everything, issued access tokens too; faults and latency are again those of the start."""
         with self._lock:
+            self.faults, self.latency = self._first[0].again(), self._first[1]
             self.accepted: Counter[str] = Counter()
+            self.accepted_at: Counter[tuple[str, int]] = Counter()
             self.seen: Counter[str] = Counter()
             self.requests = 0
             self.inbox: deque[Push] = deque(maxlen=INBOX_SIZE)
@@ -120,6 +129,23 @@ class State:
             self.inbox.extend(pushes)
             self.seen.update(push.target for push in pushes)
             self.accepted.update(push.target for push in pushes if push.is_accepted)
+            self.accepted_at.update((push.provider, int(push.at)) for push in pushes if push.is_accepted)
+
+    def counts(self) -> dict[str, Any]:
+        """Return the numbers of the oracle: ``doubled`` counts the pushes to a token beyond its first."""
+        with self._lock:
+            busiest: dict[str, int] = {}
+            for (provider, _), count in self.accepted_at.items():
+                busiest[provider] = max(count, busiest.get(provider, 0))
+            total = self.accepted.total()
+            return {
+                "accepted_total": total,
+                "tokens": len(self.accepted),
+                "max_per_token": max(self.accepted.values(), default=0),
+                "doubled": total - len(self.accepted),
+                "max_per_second": busiest,
+                "requests": self.requests,
+            }
 
     def latest(self) -> list[Push]:
         """Return the inbox, newest first."""

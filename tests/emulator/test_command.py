@@ -48,12 +48,35 @@ def test_log(monkeypatch):
 
 @pytest.mark.parametrize(
     "args",
-    [["--port", "70000"], ["--port", "x"], ["--receipt-delay", "-1"], ["--receipt-delay", "soon"]],
+    [
+        ["--port", "70000"],
+        ["--port", "x"],
+        ["--receipt-delay", "-1"],
+        ["--receipt-delay", "soon"],
+        ["--fault", "nonsense"],
+        ["--fault", "hang:2"],
+        ["--fault-seed", "x"],
+        ["--latency", "-1"],
+    ],
 )
 def test_bad_arguments(args):
     """Arguments that make no sense are refused before anything runs."""
     with pytest.raises(CommandError, match="Error: argument"):
         call_command("push_emulator", *args)
+
+
+def test_faults(monkeypatch):
+    """Faults are told at the start, with the seed that repeats them, and befall the pushes."""
+    out = run(monkeypatch, "--fault", "unavailable-html:1", "--fault-seed", "7", "--latency", "0.01")
+    assert "Faults: unavailable-html 1 (seed 7)\n" in out
+    assert f"POST {SEND} 503 proxy's HTML (fault: unavailable-html)" in out
+    assert "Faults" not in run(monkeypatch)
+
+
+def test_too_many_faults():
+    """Shares of more than 1 together are refused."""
+    with pytest.raises(CommandError, match=r"^--fault: the shares must not be more than 1 together\.$"):
+        call_command("push_emulator", "--fault", "hang:0.6", "--fault", "long:0.6")
 
 
 def test_foreign_host():

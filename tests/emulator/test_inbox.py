@@ -4,7 +4,7 @@ import urllib.request
 
 import pytest
 
-from django_push.emulator import expo, fcm, gcm, inbox, routes
+from django_push.emulator import Faults, expo, fcm, gcm, inbox, routes
 from django_push.emulator.state import INBOX_SIZE, State
 from django_push.outcomes import mask
 from tests.emulator.calls import json_call, read
@@ -46,6 +46,17 @@ def test_escaped(state):
 def test_empty(state):
     """An empty inbox says so."""
     assert "No push yet" in inbox.page(state).body.decode()
+
+
+def test_faults(state):
+    """The page says which faults are on, and says nothing when none is."""
+    assert 'class="faults"' not in inbox.page(state).body.decode()
+    state.faults = Faults(kinds=["reset-after:0.25"], seed=7)
+    assert "Faults are on: reset-after 0.25 (seed 7)</p>" in inbox.page(state).body.decode()
+    state.latency = 0.05
+    assert "(seed 7); latency 0.05 s</p>" in inbox.page(state).body.decode()
+    state.faults = Faults()
+    assert '<p class="faults">latency 0.05 s</p>' in inbox.page(state).body.decode()
 
 
 def test_json(state):

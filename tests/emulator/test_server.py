@@ -8,7 +8,7 @@ import time
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from django_push.emulator import start_emulator
+from django_push.emulator import Faults, start_emulator
 from tests.emulator.calls import TOKEN
 
 SEND = "/--/api/v2/push/send"
@@ -138,6 +138,59 @@ def test_no_threads_left():
     assert set(threading.enumerate()) <= before
 
 
+@pytest.mark.parametrize(
+    "options", [{"latency": 60}, *({"faults": Faults(schedule=[kind])} for kind in ("hang", "drip"))]
+)
+def test_stop_ends_the_wait(options):
+    """A stopped emulator keeps nobody waiting, and what it had accepted stays counted."""
+    with start_emulator(**options) as emulator:
+        host, port = emulator.host.split(":")
+        connection = http.client.HTTPConnection(host, int(port), timeout=10)
+        connection.request("POST", SEND, json.dumps({"to": TOKEN}), JSON)
+        deadline = time.monotonic() + 5
+        while not emulator.state.accepted and time.monotonic() < deadline:
+            time.sleep(0.005)
+        began = time.monotonic()
+    with pytest.raises((http.client.HTTPException, ConnectionError)):
+        connection.getresponse()
+    connection.close()
+    assert time.monotonic() - began < 2
+    assert emulator.state.accepted == {TOKEN: 1}
+
+
+def test_silence_ends(monkeypatch):
+    """A client that never hangs up is left after a while."""
+    monkeypatch.setattr("django_push.emulator.server.MAX_SILENCE", 0.05)
+    with start_emulator(faults=Faults(schedule=["hang"])) as emulator:
+        host, port = emulator.host.split(":")
+        connection = http.client.HTTPConnection(host, int(port), timeout=5)
+        with pytest.raises(http.client.RemoteDisconnected):
+            post(connection, SEND, json.dumps({"to": TOKEN}))
+        connection.close()
+
+
+@pytest.mark.parametrize("kind", ["reset-before", "reset-after"])
+def test_reset(kind, emulator, connection):
+    """A connection that is reset has no orderly end, and no answer is recorded."""
+    emulator.state.faults = Faults(schedule=[kind])
+    with pytest.raises(ConnectionResetError) as reset:
+        post(connection, SEND, json.dumps({"to": TOKEN}))
+    assert reset.type is ConnectionResetError  # RemoteDisconnected, an orderly end, is one too
+    assert [recorded.status for recorded in emulator.state.recorded] == [0]
+    assert post(connection, SEND, json.dumps({"to": TOKEN}))[0] == 200
+
+
+def test_truncated(emulator, connection):
+    """The Content-Length of an answer that is cut promises the whole, or only the half that comes."""
+    emulator.state.faults = Faults(schedule=[None, "truncated", "truncated-honest"])
+    whole = len(post(connection, SEND, json.dumps({"to": TOKEN}))[1])
+    with pytest.raises(http.client.IncompleteRead) as cut:
+        post(connection, SEND, json.dumps({"to": TOKEN}))
+    assert (len(cut.value.partial), cut.value.expected) == (whole // 2, whole - whole // 2)
+    connection.close()
+    assert len(post(connection, SEND, json.dumps({"to": TOKEN}))[1]) == whole // 2
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.1", "example.com"])
 def test_loopback_only(host):
     """It listens on this machine alone: real tokens may come over plain http."""
@@ -186,6 +239,21 @@ def test_log():
     text = "\n".join(lines)
     assert token not in text
     assert "secret" not in text
+
+
+def test_log_of_faults():
+    """A fault is named in the line of the request that it befell."""
+    lines = []
+    faults = Faults(schedule=["reset-before", "bad-gateway"])
+    with start_emulator(faults=faults, log=lines.append) as emulator:
+        connection = http.client.HTTPConnection("127.0.0.1", int(emulator.host.split(":")[1]), timeout=5)
+        with pytest.raises(ConnectionResetError):
+            post(connection, SEND, json.dumps({"to": TOKEN}))
+        assert post(connection, SEND, json.dumps({"to": TOKEN}))[0] == 502
+        connection.close()
+    assert lines[0] == f"POST {SEND} - (fault: reset-before)"
+    assert lines[1].startswith(f"POST {SEND} 502 expo: 1 ok: ")
+    assert lines[1].endswith(" (fault: bad-gateway)")
 
 
 def test_fault_is_printed(emulator, connection, monkeypatch, capsys):

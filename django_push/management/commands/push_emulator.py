@@ -10,7 +10,8 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from django_push.emulator import Emulator, start_emulator
+from django_push.emulator import Emulator, Faults, start_emulator
+from django_push.emulator.faults import parse
 
 
 class Command(BaseCommand):
@@ -27,12 +28,54 @@ class Command(BaseCommand):
             metavar="SECONDS",
             help="How long Expo's receipts take to be ready (default 0).",
         )
+        parser.add_argument(
+            "--fault",
+            type=_fault,
+            action="append",
+            default=[],
+            dest="faults",
+            metavar="KIND[:SHARE]",
+            help="Let a share of the pushes fail so. Repeatable; those without a share have 0.2 together.",
+        )
+        parser.add_argument(
+            "--fault-seed",
+            type=_seed,
+            metavar="N",
+            help="Let the same requests in the same order fail again.",
+        )
+        parser.add_argument(
+            "--latency",
+            type=_seconds,
+            default=0.0,
+            metavar="SECONDS",
+            help="Answer so much later (default 0).",
+        )
         parser.add_argument("--quiet", action="store_true", help="Do not log the requests.")
 
-    def handle(self, *, host: str, port: int, receipt_delay: float, quiet: bool, **options: Any) -> None:
+    def handle(
+        self,
+        *,
+        host: str,
+        port: int,
+        receipt_delay: float,
+        faults: list[str],
+        fault_seed: int | None,
+        latency: float,
+        quiet: bool,
+        **options: Any,
+    ) -> None:
+        try:
+            chosen = Faults(kinds=faults, seed=fault_seed)
+        except ValueError as error:
+            raise CommandError(f"--fault: {error}.") from None
         try:
             emulator = start_emulator(
-                host=host, port=port, receipt_delay=receipt_delay, log=None if quiet else self._log
+                host=host,
+                port=port,
+                receipt_delay=receipt_delay,
+                faults=chosen,
+                latency=latency,
+                log=None if quiet else self._log,
             )
         except ImproperlyConfigured:
             raise CommandError("--host must be 127.0.0.1, localhost or ::1.") from None
@@ -49,6 +92,8 @@ class Command(BaseCommand):
     def _serve(self, emulator: Emulator) -> None:
         self.stdout.write(f"Push emulator, with an inbox at {emulator.url}/")
         self.stdout.write(f'In the settings: PUSH_EMULATOR_HOST = "{emulator.host}"')
+        if faults := str(emulator.state.faults):
+            self.stdout.write(f"Faults: {faults}")
         self.stdout.write("Quit with Control-C.")
         wait()
 
@@ -64,6 +109,20 @@ def wait() -> None:
 def _port(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 0 <= int(text) <= 65535:
         raise argparse.ArgumentTypeError("a port is a number from 0 to 65535")
+    return int(text)
+
+
+def _fault(text: str) -> str:
+    try:
+        parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def _seed(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError("a seed is a whole number")
     return int(text)
 
 
