@@ -10,7 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from django_push.broadcasts import broadcast as broadcast
     from django_push.exceptions import AmbiguousBackend as AmbiguousBackend
+    from django_push.exceptions import BroadcastForbidden as BroadcastForbidden
+    from django_push.exceptions import InvalidAudience as InvalidAudience
+    from django_push.exceptions import InvalidBroadcast as InvalidBroadcast
     from django_push.exceptions import InvalidMessage as InvalidMessage
     from django_push.exceptions import InvalidPushBackend as InvalidPushBackend
     from django_push.exceptions import InvalidToken as InvalidToken
@@ -36,7 +40,10 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AmbiguousBackend": "exceptions",
+    "BroadcastForbidden": "exceptions",
     "Condition": "message",
+    "InvalidAudience": "exceptions",
+    "InvalidBroadcast": "exceptions",
     "InvalidMessage": "exceptions",
     "InvalidPushBackend": "exceptions",
     "InvalidToken": "exceptions",
@@ -48,6 +55,7 @@ _HOMES = {
     "Topic": "message",
     "UnsupportedOption": "exceptions",
     "asend_push": "sending",
+    "broadcast": "broadcasts",
     "check_push_receipts": "receipts",
     "enqueue_push": "sending",
     "get_token_model": "models",

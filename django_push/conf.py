@@ -18,7 +18,7 @@ DEFAULT_BACKENDS: Mapping[str, Mapping[str, Any]] = {
 
 
 #: All settings of this app. A check warns of a name that is nearly one of them.
-NAMES = ("PUSH_BACKENDS", "PUSH_TOKEN_MODEL", "PUSH_DISPATCHER", "PUSH_EMULATOR_HOST")
+NAMES = ("PUSH_BACKENDS", "PUSH_TOKEN_MODEL", "PUSH_DISPATCHER", "PUSH_EMULATOR_HOST", "PUSH_AUDIENCES")
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
@@ -42,6 +42,14 @@ class PushSettings:
     @property
     def dispatcher(self) -> str:
         return getattr(settings, "PUSH_DISPATCHER", DEFAULT_DISPATCHER)
+
+    @property
+    def audiences(self) -> Mapping[str, Any]:
+        """Named audiences: dotted paths of functions, or the functions, from queryset to queryset."""
+        value = getattr(settings, "PUSH_AUDIENCES", None) or {}
+        if not isinstance(value, Mapping):
+            raise ImproperlyConfigured("PUSH_AUDIENCES must be a dictionary of names and functions.")
+        return value
 
     @property
     def emulator_url(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 
 
 class PushError(Exception):
@@ -31,3 +31,15 @@ class InvalidToken(PushError, ValueError):
 
 class AmbiguousBackend(PushError, ValueError):
     """The alias was not given and cannot be inferred from the token's form."""
+
+
+class InvalidAudience(PushError, ValueError):
+    """An audience has a name, a filter or a form that there is not."""
+
+
+class InvalidBroadcast(PushError, ValueError):
+    """A broadcast cannot be what was asked for: a past expiry, a key of another one, a wrong state."""
+
+
+class BroadcastForbidden(PushError, PermissionDenied):
+    """The recorded user may not broadcast."""

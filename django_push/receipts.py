@@ -17,12 +17,14 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 
 from django.db import connections, router, transaction
+from django.db.models import F
 
 from django_push import signals, tokens
 from django_push.backends.base import BasePushBackend
 from django_push.exceptions import InvalidPushBackend
 from django_push.handler import push_backends
 from django_push.models import (
+    BroadcastLane,
     DatabaseNow,
     PushProblem,
     ReceiptBatch,
@@ -85,8 +87,10 @@ class ReceiptSummary:
         return ", ".join(counts) or "nothing due"
 
 
-def remember(tickets: Iterable[Ticket], sent_at: datetime) -> None:
+def remember(tickets: Iterable[Ticket], sent_at: datetime, *, broadcast: int | None = None) -> None:
     """Keep the ids of accepted tickets, up to 1000 in a row, to ask about them later.
+
+    ``broadcast`` is the key of the broadcast that sent them, which gets to know what they say.
 
     Tickets without an id or without a token row are left out: nothing could be done about them.
     """
@@ -107,6 +111,7 @@ def remember(tickets: Iterable[Ticket], sent_at: datetime) -> None:
                 sent_at=sent_at,
                 due_at=sent_at + SCHEDULE[0],
                 deadline=sent_at + GIVE_UP,
+                broadcast_id=broadcast,
             )
 
 
@@ -207,10 +212,12 @@ def _write(
     rest = [sent for sent in pairs if sent[0] not in found]
     dead = [about for about in answered if about[0].outcome.is_dead]
     verdicts = [_as_ticket(batch, *about) for about in dead if _is_about(about[0], about[2])]
-    changes = tokens.apply(verdicts, batch.sent_at, source=TokenSource.RECEIPT)
+    source = TokenSource.RECEIPT if batch.broadcast_id is None else f"broadcast:{batch.broadcast_id}"
+    changes = tokens.apply(verdicts, batch.sent_at, source=source)
     problems = [
         PushProblem(
             backend=batch.backend,
+            broadcast_id=batch.broadcast_id,
             token_id=pk,
             outcome=receipt.outcome.value,
             code=receipt.code,
@@ -221,11 +228,8 @@ def _write(
     ]
     now = database_now(_database())
     is_over = now >= batch.deadline
-    if not _put_back(batch, [] if is_over else rest, now, failed, problems):
-        return ReceiptSummary()  # somebody else took it over, and counts it
-    _log_problems(batch.backend, problems)
     not_asked = 0 if is_over else sum(1 for i, *_ in rest if i in failed)
-    return ReceiptSummary(
+    summary = ReceiptSummary(
         ok=sum(receipt.outcome is Outcome.ACCEPTED for receipt, *_ in answered),
         deactivated=changes.deactivated,
         outdated=len(dead) - changes.deactivated,
@@ -234,6 +238,10 @@ def _write(
         expired=len(rest) if is_over else 0,
         failed=not_asked,
     )
+    if not _put_back(batch, [] if is_over else rest, now, failed, problems, summary):
+        return ReceiptSummary()  # somebody else took it over, and counts it
+    _log_problems(batch.backend, problems)
+    return summary
 
 
 def _put_back(
@@ -242,6 +250,7 @@ def _put_back(
     now: datetime,
     failed: dict[str, ParsedReceipts],
     problems: Sequence[PushProblem],
+    summary: ReceiptSummary,
 ) -> bool:
     """Delete the batch, or keep what is open for later; whether the claim on it still held."""
     using = _database()
@@ -260,7 +269,22 @@ def _put_back(
             )
         if held:
             PushProblem.objects.using(using).bulk_create(problems)
+            _tell_broadcast(batch, summary)
     return bool(held)
+
+
+def _tell_broadcast(batch: ReceiptBatch, summary: ReceiptSummary) -> None:
+    """Add what was found to the counts of the broadcast that had sent them, if one had."""
+    counts = {
+        "receipts_ok": summary.ok,
+        "receipts_dead": summary.deactivated + summary.outdated,
+        "receipts_failed": summary.problems,
+        "receipts_expired": summary.expired,
+    }
+    changes = {name: F(name) + count for name, count in counts.items() if count}
+    if batch.broadcast_id is not None and changes:
+        lanes = BroadcastLane.objects.using(_database())
+        lanes.filter(broadcast_id=batch.broadcast_id, backend=batch.backend).update(**changes)
 
 
 def _next_due(batch: ReceiptBatch, now: datetime, failures: Sequence[ParsedReceipts]) -> datetime:

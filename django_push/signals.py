@@ -1,4 +1,4 @@
-"""The events of a token's life.
+"""The events of a token's life, and of a broadcast's.
 
 Each is sent after the transaction has committed, once per token, robustly: a receiver that fails
 is logged and stops nobody. Arguments besides ``sender`` (the token model): ``token``, the row as it
@@ -20,3 +20,9 @@ token_replaced = Signal()
 token_reactivated = Signal()
 #: A run over due receipts has ended. Sent with ``sender=None`` and ``summary``, a ReceiptSummary.
 receipts_checked = Signal()
+#: A broadcast has begun: its first token may be claimed. ``broadcast``; the sender is its class.
+broadcast_started = Signal()
+#: A broadcast was paused, by hand or by itself. ``broadcast``, ``reason``.
+broadcast_paused = Signal()
+#: A broadcast is over: done, cancelled or expired. ``broadcast``.
+broadcast_finished = Signal()

@@ -63,7 +63,9 @@ class BasePushBackend:
 
     ``timeout`` is the total deadline of one request in seconds, ``max_connections`` the most requests
     in flight, ``proxy`` the URL of an HTTP proxy, ``ca_bundle`` the path of a PEM file to trust in
-    place of the usual authorities (a relay of your own). Raises InvalidPushBackend for a bad option.
+    place of the usual authorities (a relay of your own). ``broadcast_rate`` is the most tokens per
+    second that broadcasts send, over all processes (None: no limit), reached evenly within
+    ``broadcast_ramp`` seconds. Raises InvalidPushBackend for a bad option.
     """
 
     #: The provider's name: the key of ``provider_options``, and the emulator's.
@@ -97,6 +99,8 @@ class BasePushBackend:
         max_connections: int = 8,
         proxy: str | None = None,
         ca_bundle: str | None = None,
+        broadcast_rate: float | None = None,
+        broadcast_ramp: float = 0.0,
     ) -> None:
         self.alias = alias
         self.endpoint = self._url("endpoint", endpoint)
@@ -110,8 +114,14 @@ class BasePushBackend:
             raise self.invalid("ca_bundle must be the path of a file that is there.")
         self.timeout = float(timeout)
         self.max_connections = max_connections
+        if broadcast_rate is not None and not (_is_number(broadcast_rate) and 0 < broadcast_rate <= 1e9):
+            raise self.invalid("broadcast_rate must be a number of tokens per second above 0, or None.")
+        if not _is_number(broadcast_ramp) or not 0 <= broadcast_ramp <= 86_400:
+            raise self.invalid("broadcast_ramp must be 0 to 86400 seconds.")
         self.proxy = proxy
         self.ca_bundle = ca_bundle
+        self.broadcast_rate = broadcast_rate
+        self.broadcast_ramp = float(broadcast_ramp)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.alias!r}>"

@@ -93,9 +93,13 @@ class ExpoBackend(BasePushBackend):
         access_token: str | None = None,
         endpoint: str = "https://exp.host/--/api/v2/push",
         max_connections: int = 6,
+        broadcast_rate: float | None = 540.0,
         **common: Any,
     ) -> None:
-        super().__init__(endpoint=endpoint, max_connections=max_connections, **common)
+        # Expo takes 600 a second for each project; what is left is for direct sends.
+        super().__init__(
+            endpoint=endpoint, max_connections=max_connections, broadcast_rate=broadcast_rate, **common
+        )
         self.endpoint = self.endpoint.rstrip("/")
         if access_token is not None and not re.fullmatch(r"[!-~]+", text(access_token)):
             raise self.invalid("access_token must be a string of printable characters.") from None

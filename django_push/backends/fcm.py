@@ -91,9 +91,18 @@ class FCMBackend(BasePushBackend):
         project_id: str | None = None,
         endpoint: str = "https://fcm.googleapis.com",
         max_connections: int = 32,
+        broadcast_rate: float | None = 8000.0,
+        broadcast_ramp: float = 60.0,
         **common: Any,
     ) -> None:
-        super().__init__(endpoint=endpoint, max_connections=max_connections, **common)
+        # Google's default quota is 600,000 a minute, and it asks for a ramp of a minute.
+        super().__init__(
+            endpoint=endpoint,
+            max_connections=max_connections,
+            broadcast_rate=broadcast_rate,
+            broadcast_ramp=broadcast_ramp,
+            **common,
+        )
         self.endpoint = self.endpoint.rstrip("/")
         try:
             key = _read_key(service_account_key)

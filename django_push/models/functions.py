@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import DateTimeField, Func
-from django.utils.timezone import make_aware
+from django.utils.timezone import is_naive, make_aware
 
 
 class DatabaseNow(Func):
@@ -48,6 +48,37 @@ def database_now(using: str) -> datetime:
     if connection.vendor != "postgresql" and connection.timezone is not None:
         now = make_aware(now, connection.timezone)
     return now
+
+
+def database_seconds(using: str) -> float:
+    """Return the database's clock in Unix seconds, for what is only compared with itself.
+
+    One query, none on SQLite.
+    """
+    connection = connections[using]
+    if connection.vendor == "sqlite":
+        return datetime.now(timezone.utc).timestamp()
+    is_mysql = connection.vendor == "mysql"
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT UTC_TIMESTAMP(6)" if is_mysql else "SELECT EXTRACT(EPOCH FROM STATEMENT_TIMESTAMP())"
+        )
+        (now,) = cursor.fetchone()
+    return float(now.replace(tzinfo=timezone.utc).timestamp() if is_mysql else now)
+
+
+def database_time(value: datetime, using: str) -> datetime:
+    """Return a moment as a column written by DatabaseNow has it, so that the two compare rightly.
+
+    A time without a zone is one of TIME_ZONE.
+    """
+    connection = connections[using]
+    if is_naive(value):
+        value = make_aware(value)
+    if connection.vendor == "postgresql":
+        return value.astimezone(timezone.utc)
+    value = value.astimezone(timezone.utc).replace(tzinfo=None)
+    return value if connection.timezone is None else make_aware(value, connection.timezone)
 
 
 def instant(value: datetime, using: str) -> datetime:

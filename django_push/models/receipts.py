@@ -21,6 +21,8 @@ class ReceiptBatch(models.Model):
     due_at = models.DateTimeField(_("due at"))
     deadline = models.DateTimeField(_("deadline"))
     attempts = models.PositiveSmallIntegerField(_("attempts"), default=0)
+    #: The broadcast that sent them; no foreign key, it may be gone by then.
+    broadcast_id = models.BigIntegerField(_("broadcast"), null=True, blank=True, editable=False)
     claim = models.CharField(_("claim"), max_length=32, blank=True, editable=False)
 
     class Meta:
@@ -33,10 +35,11 @@ class ReceiptBatch(models.Model):
 
 
 class PushProblem(models.Model):
-    """A failure that a receipt reported and that is not a dead token: something to look at."""
+    """A failure of a broadcast, or told by a receipt, that is no dead token: something to look at."""
 
     id = models.BigAutoField(primary_key=True, verbose_name="ID")
     backend = models.CharField(_("backend"), max_length=64)
+    broadcast_id = models.BigIntegerField(_("broadcast"), null=True, blank=True)
     token_id = models.BigIntegerField(_("token ID"), null=True)
     outcome = models.CharField(_("outcome"), max_length=32)
     code = models.CharField(_("code"), max_length=200, blank=True)
@@ -46,7 +49,7 @@ class PushProblem(models.Model):
     class Meta:
         verbose_name = _("push problem")
         verbose_name_plural = _("push problems")
-        indexes = [models.Index(fields=["created"])]
+        indexes = [models.Index(fields=["created"]), models.Index(fields=["broadcast_id"])]
 
     def __str__(self) -> str:
         return f"{self.backend}: {self.code or self.outcome}"

@@ -37,21 +37,27 @@ DOUBT_SHARE = 0.2
 
 
 class Texts:
-    """The message of one call. Raises UnsupportedOption for what no backend in question can say."""
+    """The message of one call, and by language what stands in its place.
+
+    Raises UnsupportedOption for what no backend in question can say.
+    """
 
     def __init__(
         self,
         message: PushMessage,
         backends: Sequence[BasePushBackend],
         personalize: Personalize | None = None,
+        translations: Mapping[str, PushMessage] | None = None,
     ) -> None:
         self.message = message
         self.backends = backends
         self.personalize = personalize
-        self.is_lazy = message.is_lazy
+        self.is_lazy = message.is_lazy or bool(translations)
         self._languages: dict[str, str] = {}
-        self._rendered: dict[str, PushMessage] = {"": message}
-        self._check(message)
+        self._translated = {language.lower(): said for language, said in (translations or {}).items()}
+        self._rendered: dict[str, PushMessage] = {"": message, **self._translated}
+        for said in self._rendered.values():
+            self._check(said)
 
     def compose(
         self, targets: Sequence[Target], backend: BasePushBackend
@@ -89,14 +95,24 @@ class Texts:
         return groups, _doubted(refused, len(targets), backend)
 
     def language(self, locale: str) -> str:
-        """Return the language in which a token is spoken to; "" if the message has no lazy text."""
-        return self._language_of(locale) if self.is_lazy else ""
+        """Return the language in which a token is spoken to; "" if there is but one."""
+        if not self.is_lazy:
+            return ""
+        return self._translation(locale) or (self._language_of(locale) if self.message.is_lazy else "")
+
+    def _translation(self, locale: str) -> str:
+        """Return the language of a translation for the locale, whatever LANGUAGES says: de-AT, then de."""
+        code = locale.replace("_", "-").lower()
+        while code and code not in self._translated:
+            code = code.rpartition("-")[0]
+        return code
 
     def rendered(self, language: str) -> PushMessage:
         """Return the message in a language."""
         found = self._rendered.get(language)
         if found is None:
-            found = self._rendered[language] = self.message.render(language)
+            said = self.message
+            found = self._rendered[language] = said.render(language) if said.is_lazy else said
         return found
 
     def _language_of(self, locale: str) -> str:

@@ -118,7 +118,7 @@ def in_transaction(prepare: Callable[[], Any], work: Callable[[Any], T]) -> T:
         except (IntegrityError, OperationalError) as error:
             # Inside somebody else's transaction a deadlock has undone that too: it is theirs to run
             # again. A row that was inserted meanwhile has undone only ours.
-            mine = isinstance(error, IntegrityError) or (is_outermost and _is_collision(error))
+            mine = isinstance(error, IntegrityError) or (is_outermost and is_collision(error))
             if not mine or attempt >= ATTEMPTS:
                 raise
         time.sleep(random.uniform(0, 0.02 * min(attempt, ATTEMPTS)))  # noqa: S311 - no secret
@@ -131,7 +131,7 @@ def _take_write_lock(using: str) -> None:
         rows().filter(pk=-1).update(project="")
 
 
-def _is_collision(error: Exception) -> bool:
+def is_collision(error: Exception) -> bool:
     """Whether the database called the transaction off for another's sake."""
     code = error.args[0] if error.args else None
     state = getattr(error.__cause__, "sqlstate", None) or getattr(error.__cause__, "pgcode", None)

@@ -1,0 +1,351 @@
+"""What a broadcast may become: start, pause, resume, cancel, expire, end; each a compare-and-set.
+
+The only writer of a broadcast's and its lanes' status, but for the claim that ends a lane. Lanes are
+locked first, then the broadcast is changed: so no claim is under way when a pause commits, and none
+that comes later finds a running lane.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
+from django.db import transaction
+from django.db.models import F, Max, Q, QuerySet
+from django.dispatch import Signal
+from django.utils import timezone as clock
+
+from django_push import signals, tokens
+from django_push.broadcasts import audiences
+from django_push.broadcasts.claims import most_sends
+from django_push.broadcasts.rows import (
+    again_if_lost,
+    batches,
+    broadcasts,
+    database,
+    lanes,
+    lock_lanes,
+    moment,
+)
+from django_push.exceptions import BroadcastForbidden, InvalidBroadcast
+from django_push.handler import push_backends
+from django_push.models import (
+    FINAL,
+    BatchStatus,
+    Broadcast,
+    BroadcastLane,
+    BroadcastStatus,
+    LaneStatus,
+    PauseReason,
+    TokenStatus,
+    get_token_model,
+    instant,
+)
+from django_push.outcomes import cut
+
+logger = logging.getLogger("django_push")
+
+#: After these a lane that is resumed is not paused for the same again.
+_BREAKERS = (PauseReason.DEAD_TOKENS, PauseReason.REFUSED)
+_OPEN_LANES = (LaneStatus.WAITING, LaneStatus.RUNNING, LaneStatus.PAUSED)
+
+
+def check_allowed(broadcast: Broadcast) -> None:
+    """Raise BroadcastForbidden if the recorded user may not broadcast, or is gone."""
+    if not broadcast.created_by_name:
+        return  # trusted code, or the command
+    user: Any = broadcast.created_by
+    if user is None or not user.is_active or not user.has_perm("django_push.broadcast_push"):
+        raise BroadcastForbidden(f"{broadcast.created_by_name} may not broadcast push notifications.")
+
+
+def start(broadcast: Broadcast) -> bool:
+    """Let workers claim from now on; False if somebody else was first, or it is not waiting to start.
+
+    The audience ends with the newest token there is now. Raises BroadcastForbidden, InvalidAudience.
+    """
+    check_allowed(broadcast)
+    is_list = broadcast.audience.get("kind") == "list"
+    counts = {} if is_list else audiences.counts(broadcast.audience, broadcast.using).by_alias
+    unconfigured = sum(n for alias, n in counts.items() if alias not in push_backends)
+    highest = get_token_model()._base_manager.using(database()).aggregate(top=Max("pk"))["top"] or 0
+
+    def write() -> bool:
+        with transaction.atomic(using=database()):
+            changed = _change(
+                broadcast,
+                (BroadcastStatus.DRAFT, BroadcastStatus.SCHEDULED),
+                BroadcastStatus.RUNNING,
+                started_at=moment(),
+                highest_pk=highest,
+                **({} if is_list else {"unconfigured": unconfigured}),
+            )
+            if changed and is_list:
+                lanes().filter(broadcast_id=broadcast.pk).update(status=LaneStatus.RUNNING)
+            elif changed:
+                lanes().bulk_create(
+                    BroadcastLane(
+                        broadcast_id=broadcast.pk, backend=alias, size=size, status=LaneStatus.RUNNING
+                    )
+                    for alias, size in sorted(counts.items())
+                    if alias in push_backends
+                )
+            if changed:
+                _announce(signals.broadcast_started, broadcast)
+        return changed
+
+    started = again_if_lost(write)
+    if started:
+        if unconfigured:
+            logger.warning("broadcast %s: %d tokens of unknown backends", broadcast.pk, unconfigured)
+        settle(broadcast)
+    return started
+
+
+def schedule(broadcast: Broadcast) -> bool:
+    """Let a draft wait for its time."""
+    with transaction.atomic(using=database()):
+        return _change(broadcast, (BroadcastStatus.DRAFT,), BroadcastStatus.SCHEDULED)
+
+
+def pause(
+    broadcast: Broadcast,
+    *,
+    lane: str = "",
+    reason: PauseReason = PauseReason.OPERATOR,
+    detail: str = "",
+) -> bool:
+    """Claim nothing more, of one alias's lane or of all; what is in flight is finished and counted.
+
+    False if nothing was running or scheduled.
+    """
+
+    def write() -> bool:
+        with transaction.atomic(using=database()):
+            found = lock_lanes(_lanes_of(broadcast, lane).filter(status=LaneStatus.RUNNING))
+            running = [row.pk for row in found if row.status == LaneStatus.RUNNING]
+            lanes().filter(pk__in=running).update(
+                status=LaneStatus.PAUSED, pause_reason=reason, pause_detail=cut(detail)
+            )
+            if lane:
+                return bool(running)
+            states = (BroadcastStatus.RUNNING, BroadcastStatus.SCHEDULED)
+            return _change(broadcast, states, BroadcastStatus.PAUSED, pause_reason=reason) and _announce(
+                signals.broadcast_paused, broadcast, reason=str(reason)
+            )
+
+    paused = again_if_lost(write)
+    if paused and lane:
+        settle(broadcast)
+    return paused
+
+
+def pause_lane(broadcast: Broadcast, lane: str, reason: PauseReason, detail: str) -> None:
+    """Pause one lane because of what happened in it, and log why."""
+    if pause(broadcast, lane=lane, reason=reason, detail=detail):
+        logger.error("broadcast %s, %r: paused: %s: %s", broadcast.pk, lane, reason.label, cut(detail))
+
+
+def resume(broadcast: Broadcast, *, lane: str = "") -> bool:
+    """Go on, with one alias's lane or with all that are paused, whatever they were paused for.
+
+    False if nothing was paused. Raises BroadcastForbidden; InvalidBroadcast for one that is over.
+    """
+    broadcast.refresh_from_db(using=database())
+    if broadcast.is_final:
+        raise InvalidBroadcast(f"Broadcast {broadcast.pk} is {broadcast.status}; there is nothing to resume.")
+    check_allowed(broadcast)
+
+    def write() -> bool:
+        with transaction.atomic(using=database()):
+            paused = lock_lanes(_lanes_of(broadcast, lane).filter(status=LaneStatus.PAUSED))
+            keys = [row.pk for row in paused if row.status == LaneStatus.PAUSED]
+            trusted = [row.pk for row in paused if row.pause_reason in _BREAKERS]
+            lanes().filter(pk__in=trusted).update(is_trusted=True)
+            lanes().filter(pk__in=keys).update(
+                status=LaneStatus.RUNNING, pause_reason="", pause_detail="", misses=0, hold_until=None
+            )
+            again = BroadcastStatus.RUNNING if broadcast.started_at else BroadcastStatus.SCHEDULED
+            if lane and not keys:
+                return False
+            return _change(broadcast, (BroadcastStatus.PAUSED,), again, pause_reason="") or bool(keys)
+
+    resumed = again_if_lost(write)
+    if resumed:
+        settle(broadcast)
+    return resumed
+
+
+def cancel(broadcast: Broadcast, *, lane: str = "") -> bool:
+    """Send nothing more, for good, of one alias's lane or of all; False if it was over already."""
+    if lane:
+        return _close_lane(broadcast, lane)
+    return _close(broadcast, BroadcastStatus.CANCELLED)
+
+
+def expire(broadcast: Broadcast) -> bool:
+    """End a broadcast whose time has run out; False if it has not, or it was over already."""
+    if broadcast.expires_at is None or instant(broadcast.expires_at, database()) > moment():
+        return False
+    return _close(broadcast, BroadcastStatus.EXPIRED)
+
+
+def _close(broadcast: Broadcast, status: BroadcastStatus) -> bool:
+    def write() -> bool:
+        with transaction.atomic(using=database()):
+            found = lock_lanes(_lanes_of(broadcast).filter(status__in=_OPEN_LANES))
+            states = [state for state in BroadcastStatus if state not in FINAL]
+            if not _change(broadcast, states, status, pause_reason="", finished_at=moment()):
+                return False
+            _cancel_lanes([row.pk for row in found])
+            return _announce(signals.broadcast_finished, broadcast)
+
+    return again_if_lost(write)
+
+
+def _close_lane(broadcast: Broadcast, lane: str) -> bool:
+    def write() -> bool:
+        with transaction.atomic(using=database()):
+            found = lock_lanes(_lanes_of(broadcast, lane).filter(status__in=_OPEN_LANES))
+            keys = [row.pk for row in found if row.status in _OPEN_LANES]
+            _cancel_lanes(keys)
+            return bool(keys)
+
+    closed = again_if_lost(write)
+    if closed:
+        settle(broadcast)
+    return closed
+
+
+def _cancel_lanes(keys: Iterable[int]) -> None:
+    """Leave what was not sent unsent; leased batches are recorded by their claimants."""
+    keys = list(keys)
+    lanes().filter(pk__in=keys).update(status=LaneStatus.CANCELLED, hold_until=None)
+    waiting = (BatchStatus.PLANNED, BatchStatus.RETRY)
+    batches().filter(lane_id__in=keys, status__in=waiting).update(status=BatchStatus.CANCELLED)
+
+
+def settle(broadcast: Broadcast) -> str:
+    """End a broadcast all of whose lanes have ended, or pause one whose others are paused.
+
+    Returns the status. Workers that end their lanes at once wait for each other here.
+    """
+
+    def write() -> str:
+        with transaction.atomic(using=database()):
+            row = broadcasts().filter(pk=broadcast.pk)
+            row.update(protocol=F("protocol"))  # locks it, on every database
+            states = set(_lanes_of(broadcast).values_list("status", flat=True))
+            if states & {LaneStatus.RUNNING, LaneStatus.WAITING}:
+                pass
+            elif LaneStatus.PAUSED in states:
+                reasons = _lanes_of(broadcast).filter(status=LaneStatus.PAUSED)
+                reason = reasons.values_list("pause_reason", flat=True).first() or ""
+                if _change(
+                    broadcast, (BroadcastStatus.RUNNING,), BroadcastStatus.PAUSED, pause_reason=reason
+                ):
+                    _announce(signals.broadcast_paused, broadcast, reason=str(reason))
+            elif _change(broadcast, (BroadcastStatus.RUNNING,), BroadcastStatus.DONE, finished_at=moment()):
+                _announce(signals.broadcast_finished, broadcast)
+            return str(row.values_list("status", flat=True).first() or "")
+
+    status = again_if_lost(write)
+    broadcast.refresh_from_db(using=database())
+    return status
+
+
+def resend_unknown(broadcast: Broadcast, *, lane: str = "") -> int:
+    """Send once more to tokens that may have been sent to; return how many. Each may get a second copy.
+
+    Raises InvalidBroadcast for one that was cancelled or has expired, BroadcastForbidden.
+    """
+    broadcast.refresh_from_db(using=database())
+    if broadcast.status not in (BroadcastStatus.RUNNING, BroadcastStatus.PAUSED, BroadcastStatus.DONE):
+        raise InvalidBroadcast(f"Broadcast {broadcast.pk} is {broadcast.status}; nothing is sent again.")
+    check_allowed(broadcast)
+    cap = most_sends(broadcast)
+
+    def write() -> int:
+        with transaction.atomic(using=database()):
+            found = [row.pk for row in lock_lanes(_lanes_of(broadcast, lane))]
+            unknown = batches().filter(lane_id__in=found, status=BatchStatus.UNKNOWN)
+            sizes = dict(unknown.values_list("pk", "pending"))
+            if not sizes:
+                return 0
+            changes: dict[str, Any] = {"status": BatchStatus.RETRY, "sends": cap - 1, "due_at": moment()}
+            if cap == 1:  # the claim will not see that it was sent before
+                changes["resent"] = F("resent") + F("pending")
+            unknown.filter(pk__in=sizes).update(**changes)
+            lanes().filter(pk__in=found, status=LaneStatus.DONE).update(status=LaneStatus.RUNNING)
+            done = (BroadcastStatus.DONE,)
+            _change(broadcast, done, BroadcastStatus.RUNNING, finished_at=None)
+            return sum(sizes.values())
+
+    return again_if_lost(write)
+
+
+def undo_deactivations(broadcast: Broadcast) -> int:
+    """Make the tokens active again that this broadcast has deactivated; return how many.
+
+    Those that have changed since for another reason are left alone.
+    """
+    rows = get_token_model()._base_manager.using(database())
+    dead = (TokenStatus.UNREGISTERED, TokenStatus.INVALID)
+    found = rows.filter(status__in=dead, status_source=broadcast.source)
+    return tokens.reactivate(found, source=f"undo:{broadcast.pk}")
+
+
+def sweep() -> int:
+    """Call unknown what a worker had claimed that never came back, in lanes that nobody claims from."""
+    closed = Q(lane__status__in=(LaneStatus.CANCELLED, LaneStatus.DONE))
+    lost = batches().filter(closed, status=BatchStatus.LEASED, due_at__lte=moment())
+    keys = list(lost.values_list("pk", flat=True)[:1000])
+    late = batches().filter(
+        lane__status=LaneStatus.CANCELLED, status__in=(BatchStatus.PLANNED, BatchStatus.RETRY)
+    )
+    late_keys = list(late.values_list("pk", flat=True)[:1000])
+    batches().filter(pk__in=late_keys, status__in=(BatchStatus.PLANNED, BatchStatus.RETRY)).update(
+        status=BatchStatus.CANCELLED
+    )
+    return (
+        batches()
+        .filter(pk__in=keys, status=BatchStatus.LEASED, due_at__lte=moment())
+        .update(status=BatchStatus.UNKNOWN, code="WorkerLost")
+    )
+
+
+def stay_awake(broadcast: Broadcast, seconds: float) -> None:
+    """Tell ``push_tick`` that somebody looks after the broadcast for so long; 0: nobody does."""
+    until = moment() + timedelta(seconds=seconds) if seconds else None
+    broadcasts().filter(pk=broadcast.pk).update(awake_until=until)
+
+
+def _lanes_of(broadcast: Broadcast, lane: str = "") -> QuerySet[BroadcastLane]:
+    found = lanes().filter(broadcast_id=broadcast.pk)
+    return found.filter(backend=lane) if lane else found
+
+
+def _change(broadcast: Broadcast, states: Iterable[str], status: BroadcastStatus, **columns: Any) -> bool:
+    """Change the status if it is one of ``states``; whether it was."""
+    rows = broadcasts().filter(pk=broadcast.pk, status__in=list(states))
+    if not rows.update(status=status, modified=clock.now(), **columns):
+        return False
+    broadcast.status = status
+    for name, value in columns.items():
+        setattr(broadcast, name, value)
+    return True
+
+
+def _announce(signal: Signal, broadcast: Broadcast, **about: Any) -> bool:
+    """Send the signal once the transaction has committed."""
+
+    def tell() -> None:  # no partial: Django 5.2 asks a robust callback that fails for its name
+        found = broadcasts().filter(pk=broadcast.pk).first()
+        if found is not None:
+            signal.send_robust(sender=Broadcast, broadcast=found, **about)
+
+    if signal.has_listeners(Broadcast):
+        transaction.on_commit(tell, using=database(), robust=True)
+    return True

@@ -1,0 +1,210 @@
+"""A drainer: claims, sends and records until nothing is left, its time is over, or it is told to stop.
+
+Any number of drainers, started any number of times, in any place, is correct: the tables decide who
+sends what. One drainer serves all lanes of a broadcast in turn, so that an alias that has to wait
+keeps no other waiting.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from django.db import InterfaceError, OperationalError, connections
+
+from django_push import wake
+from django_push.broadcasts import control
+from django_push.broadcasts.lane import LaneDrainer
+from django_push.broadcasts.rows import broadcasts, database, lanes
+from django_push.exceptions import BroadcastForbidden
+from django_push.message import PushMessage
+from django_push.models import PROTOCOL, Broadcast, BroadcastStatus, LaneStatus, PauseReason
+
+logger = logging.getLogger("django_push")
+
+#: How long a lane is served while others wait. Seconds.
+SLICE = 2.0
+#: How often lanes are looked for that somebody has resumed, and others told that we are there. Seconds.
+LOOK_AROUND = 5.0
+#: For how long others are told that we are there.
+AWAKE = 60.0
+#: How long a lost database is waited for. Seconds.
+PATIENCE = 300.0
+#: How often somebody who waits is asked whether to stop. Seconds.
+NAP = 0.25
+#: How long a worker's task runs, and waits when there is nothing to do; far below any time limit.
+BUDGET, LINGER = 60.0, 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """How a drainer ended: the broadcast's status, and in how many seconds there is more to do."""
+
+    status: str
+    wait: float | None = None
+
+    @property
+    def is_running(self) -> bool:
+        return self.status == BroadcastStatus.RUNNING
+
+
+def drain(
+    broadcast: int,
+    *,
+    budget: float | None = None,
+    linger: float | None = None,
+    is_stopped: Callable[[], bool] = lambda: False,
+    watch: Callable[[], None] = lambda: None,
+) -> Drained:
+    """Send a running broadcast until it ends or pauses.
+
+    ``budget`` is the most seconds to work, ``linger`` the most to wait for something to do; None: as
+    long as it takes. ``is_stopped`` is asked before each claim; what is in flight is finished.
+    ``watch`` is called often, from this thread, while it works or waits.
+    """
+    row = broadcasts().filter(pk=broadcast).first()
+    if row is None:
+        logger.warning("broadcast %s is gone", broadcast)
+        return Drained(status="")
+    if row.protocol > PROTOCOL:
+        logger.error("broadcast %s was made by newer code; left to newer workers", broadcast)
+        return Drained(status="")
+    if row.status != BroadcastStatus.RUNNING:
+        return Drained(row.status)
+    return _Drainer(row, budget, linger, is_stopped, watch).run()
+
+
+class _Drainer:
+    def __init__(
+        self,
+        broadcast: Broadcast,
+        budget: float | None,
+        linger: float | None,
+        is_stopped: Callable[[], bool],
+        watch: Callable[[], None],
+    ) -> None:
+        self.broadcast = broadcast
+        self.ends = float("inf") if budget is None else time.monotonic() + budget
+        self.linger = float("inf") if linger is None else linger
+        self.is_told_to_stop = is_stopped
+        self.watch = watch
+        self.lanes: dict[str, LaneDrainer] = {}
+        self.looked_at = 0.0
+        self.lost_since: float | None = None
+
+    def run(self) -> Drained:
+        wait: float | None = 0.0
+        while not self._is_over():
+            try:
+                wait = self._turn()
+                self.lost_since = None
+            except (OperationalError, InterfaceError) as error:
+                self._reconnect(error)
+                continue
+            if wait is None or self._due_in() > min(self.linger, self.ends - time.monotonic()):
+                break
+            self._sleep(wait)
+        return self._end()
+
+    def _is_over(self) -> bool:
+        return self.is_told_to_stop() or time.monotonic() >= self.ends
+
+    def _turn(self) -> float | None:
+        """Serve the lane that is first in line; return the seconds until the next, None if none is left."""
+        if time.monotonic() - self.looked_at > LOOK_AROUND and not self._look_around():
+            return None
+        if not self.lanes:
+            return None
+        lane = min(self.lanes.values(), key=lambda lane: lane.ready_at)
+        if (wait := lane.ready_at - time.monotonic()) > 0:
+            return wait
+        others = len(self.lanes) > 1
+        lane.drain(min(self.ends, time.monotonic() + SLICE) if others else self.ends)
+        if lane.is_over:
+            del self.lanes[lane.alias]
+            if not self.lanes:
+                self.looked_at = 0.0
+        return 0.0
+
+    def _look_around(self) -> bool:
+        """Find the lanes that are running; whether the broadcast is."""
+        self.looked_at = time.monotonic()
+        if control.expire(self.broadcast):
+            return False
+        found = lanes().filter(
+            broadcast_id=self.broadcast.pk,
+            broadcast__status=BroadcastStatus.RUNNING,
+            status=LaneStatus.RUNNING,
+        )
+        for pk, alias in found.order_by("pk").values_list("pk", "backend"):
+            if alias not in self.lanes and (lane := self._lane(pk, alias)) is not None:
+                self.lanes[alias] = lane
+        if self.lanes:
+            control.stay_awake(self.broadcast, AWAKE)
+        return bool(self.lanes)
+
+    def _lane(self, pk: int, alias: str) -> LaneDrainer | None:
+        """Return what serves a lane; None, and the lane is paused, if it cannot be served."""
+        try:
+            control.check_allowed(self.broadcast)
+            message = PushMessage(**self.broadcast.message)
+            translations = {
+                language: PushMessage(**fields) for language, fields in self.broadcast.translations.items()
+            }
+        except BroadcastForbidden as error:
+            control.pause_lane(self.broadcast, alias, PauseReason.PERMISSION, str(error))
+        except (TypeError, ValueError) as error:
+            control.pause_lane(self.broadcast, alias, PauseReason.MESSAGE, str(error))
+        else:
+            return LaneDrainer.of(
+                self.broadcast, pk, alias, message, translations, self.is_told_to_stop, self.watch
+            )
+        return None
+
+    def _due_in(self) -> float:
+        """Return the seconds until there is something to do for sure."""
+        due = min((lane.due_at for lane in self.lanes.values()), default=0.0)
+        return max(0.0, due - time.monotonic())
+
+    def _sleep(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0 and not self._is_over():
+            time.sleep(min(left, NAP))
+            self.watch()
+            if time.monotonic() - self.looked_at > LOOK_AROUND:
+                return
+
+    def _reconnect(self, error: Exception) -> None:
+        """Wait for the database to come back. What was claimed meanwhile is somebody's after the lease."""
+        now = time.monotonic()
+        if self.lost_since is None:
+            self.lost_since = now
+            logger.warning("broadcast %s: the database is lost: %s", self.broadcast.pk, type(error).__name__)
+        connection = connections[database()]
+        if connection.in_atomic_block or now - self.lost_since > PATIENCE:
+            raise error
+        connection.close()
+        time.sleep(NAP)
+
+    def _end(self) -> Drained:
+        wait = self._due_in()
+        for lane in self.lanes.values():
+            lane.close()
+        status = control.settle(self.broadcast)
+        running = status == BroadcastStatus.RUNNING
+        if running:
+            control.stay_awake(self.broadcast, 0)
+        return Drained(status, wait if running else None)
+
+
+def work(broadcast: int) -> Drained:
+    """A worker's task: drain for a while, and ask to be woken again if there is more to do."""
+    drained = drain(broadcast, budget=BUDGET, linger=LINGER)
+    if drained.is_running:
+        delay = drained.wait or 0.0
+        if wake.wake_later("drain_broadcast", {"broadcast": broadcast}, delay):
+            row = Broadcast(pk=broadcast)
+            control.stay_awake(row, delay + AWAKE)
+    return drained

@@ -1,0 +1,418 @@
+"""One drainer's work on one lane: requests out, replies in, results recorded batch by batch."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from django.db import InterfaceError, OperationalError, connections
+from django.db.models import F, Sum
+from django.utils.module_loading import import_string
+
+from django_push.broadcasts import breaker, control, rates
+from django_push.broadcasts.claims import GRACE, Claim, Idle, claim
+from django_push.broadcasts.rates import Limit
+from django_push.broadcasts.results import Result, record, record_progress, renew
+from django_push.broadcasts.rows import batches, database, lanes, moment
+from django_push.exceptions import InvalidAudience, InvalidPushBackend, UnsupportedOption
+from django_push.handler import Channel, push_backends
+from django_push.message import PushMessage
+from django_push.models import COUNTED, Broadcast, LaneStatus, PauseReason
+from django_push.outcomes import Outcome, Ticket
+from django_push.sending.texts import Texts
+from django_push.wire import Parsed, Reply, Request
+
+logger = logging.getLogger("django_push")
+
+#: How many tokens are claimed at once, unless one request of the backend takes more.
+BATCH = 500
+#: How often the verdicts of a batch that is still out are written. Seconds.
+FLUSH = 1.0
+#: A shorter wait for quota is not worth letting connections stand idle. Seconds.
+SHORT = 0.05
+#: How often a lane is looked at in which others work. Seconds.
+POLL = 2.0
+#: A 429 without a Retry-After, and the longest that is believed: then the provider is asked again.
+DEFAULT_BLOCK, LONGEST_BLOCK = 60.0, 3600.0
+#: A lane is left alone for so long after GRACE batches without an answer, doubled with each up to the
+#: last. Seconds.
+FIRST_HOLD, LAST_HOLD = 5.0, 300.0
+#: After so many it is paused, until somebody has looked.
+MOST_MISSES = 15
+#: How many request deadlines a lease lasts, and how many must be left of it for a request to go out:
+#: it may wait for a connection and for its Authorization before its own time begins.
+LEASE, LEAST_LEFT = 5.0, 3.0
+
+_REFUSED = (
+    Outcome.RATE_LIMITED,
+    Outcome.UNAVAILABLE,
+    Outcome.NOT_SENT,
+    Outcome.CREDENTIALS_REJECTED,
+)
+#: These do not show that the provider is there.
+_SILENT = (Outcome.UNKNOWN, Outcome.NOT_SENT, Outcome.UNAVAILABLE)
+
+
+@dataclass(slots=True, eq=False)
+class _Open:
+    """A claim that is being sent to."""
+
+    claim: Claim
+    requests: Iterator[Request]
+    result: Result
+    out: int = 0
+    is_handed_out: bool = False
+    is_lost: bool = False
+    written_at: float = field(default_factory=time.monotonic)
+    answered: bool = False
+
+
+class LaneDrainer:
+    """Serves one lane. ``ready_at`` is when there is something to do, by the monotonic clock."""
+
+    def __init__(
+        self,
+        broadcast: Broadcast,
+        pk: int,
+        channel: Channel,
+        texts: Texts,
+        is_stopped: Callable[[], bool],
+        watch: Callable[[], None],
+    ) -> None:
+        self.broadcast = broadcast
+        self.pk = pk
+        self.channel = channel
+        self.backend = channel.backend
+        self.alias = self.backend.alias
+        self.texts = texts
+        self.is_told_to_stop = is_stopped
+        self.watch = watch
+        self.lease = LEASE * self.backend.timeout
+        self.limits = _limits(broadcast, channel)
+        self.size = _batch_size(broadcast, channel, self.limits)
+        self.reserved = False
+        self.ready_at = 0.0
+        #: When there is something to do for sure; before that we look whether others have done it.
+        self.due_at = 0.0
+        self.ends = 0.0
+        self.is_over = False
+        self.is_stopped = False
+        self.current: _Open | None = None
+        self.again: deque[tuple[_Open, Request]] = deque()
+        self.out: dict[Request, _Open] = {}
+        #: What could not be written because the database was lost.
+        self.unwritten: deque[_Open] = deque()
+        self.logged: set[str] = set()
+
+    @classmethod
+    def of(
+        cls,
+        broadcast: Broadcast,
+        pk: int,
+        alias: str,
+        message: PushMessage,
+        translations: Mapping[str, PushMessage],
+        is_stopped: Callable[[], bool],
+        watch: Callable[[], None],
+    ) -> LaneDrainer | None:
+        """Return a lane's drainer; None, and the lane is paused, if it cannot be served."""
+        try:
+            channel = push_backends.channel(alias)
+            asked = [broadcast.using] if broadcast.using else push_backends
+            backends = [push_backends[name] for name in asked]
+        except InvalidPushBackend as error:
+            control.pause_lane(broadcast, alias, PauseReason.BACKEND, str(error))
+            return None
+        try:
+            personalize = import_string(broadcast.personalize) if broadcast.personalize else None
+            spoken = {
+                language: _collapsing(said, broadcast, channel) for language, said in translations.items()
+            }
+            texts = Texts(_collapsing(message, broadcast, channel), backends, personalize, spoken)
+        except (ImportError, UnsupportedOption) as error:
+            control.pause_lane(broadcast, alias, PauseReason.MESSAGE, str(error))
+            return None
+        return cls(broadcast, pk, channel, texts, is_stopped, watch)
+
+    # --- the loop ---------------------------------------------------------------------------------
+
+    def drain(self, ends: float) -> None:
+        """Claim, send and record until ``ends``, or until there is nothing to do now."""
+        self.ends = ends
+        self._write_rest()
+        for request, reply in self.channel.exchange(self._requests()):
+            self._absorb(request, reply)
+            self.watch()
+        self._write_rest()
+
+    def close(self) -> None:
+        """Give quota back that was reserved and is not used."""
+        if self.reserved:
+            self.reserved = False
+            for limit in self.limits:
+                rates.give_back(limit, self.size)
+
+    @property
+    def _is_stopping(self) -> bool:
+        return self.is_stopped or self.is_told_to_stop()
+
+    # --- out --------------------------------------------------------------------------------------
+
+    def _requests(self) -> Iterator[Request]:
+        while (request := self._next()) is not None:
+            yield request
+
+    def _next(self) -> Request | None:
+        """Return what to send next; None if there is nothing to send now."""
+        while True:
+            if self.again:
+                again, request = self.again.popleft()
+                if self._is_stopping:
+                    again.result.unsent += request.targets
+                    self._close_if_done(again)
+                elif self._is_held(again):
+                    return self._sent(again, request)
+                continue
+            if self.current is None and not self._open_next():
+                return None
+            opened = self.current
+            assert opened is not None
+            request_ = None if self._is_stopping else next(opened.requests, None)
+            if request_ is None:
+                self._hand_out(opened)
+            elif self._is_held(opened):
+                return self._sent(opened, request_)
+
+    def _sent(self, opened: _Open, request: Request) -> Request:
+        opened.out += 1
+        self.out[request] = opened
+        return request
+
+    def _is_held(self, opened: _Open) -> bool:
+        """Whether the batch is still ours for as long as a request may take; else drop the rest of it."""
+        left = opened.claim.lease_ends - time.monotonic()
+        if not opened.is_lost and left < LEAST_LEFT * self.backend.timeout:
+            opened.is_lost = not renew(opened.claim, self.lease)
+        if opened.is_lost and opened is self.current:
+            logger.warning("broadcast %s: batch %s was taken over", self.broadcast.pk, opened.claim.batch)
+            self.current = None
+        return not opened.is_lost
+
+    def _open_next(self) -> bool:
+        """Claim the next batch, if there is one and it may be sent now."""
+        if self._is_stopping or self.is_over or self.unwritten:
+            return False
+        if time.monotonic() >= self.ends or not self._has_quota():
+            return False
+        try:
+            found = claim(self.broadcast, self.pk, self.size, self.lease)
+        except InvalidAudience as error:
+            self._pause(PauseReason.AUDIENCE, str(error))
+            return False
+        if isinstance(found, Idle):
+            self._rest(found)
+            return False
+        self._use_quota(len(found.targets))
+        self.current = self._opened(found)
+        return True
+
+    def _has_quota(self) -> bool:
+        """Reserve quota for a batch; False if it must be waited for first."""
+        if self.reserved:
+            wait = max(rates.held_for(limit) for limit in self.limits)
+        else:
+            wait = max(rates.reserve(limit, self.size) for limit in self.limits)
+            self.reserved = True
+        if wait <= 0:
+            return True
+        if wait <= SHORT:
+            time.sleep(wait)
+            return True
+        self.ready_at = self.due_at = time.monotonic() + wait
+        return False
+
+    def _use_quota(self, count: int) -> None:
+        self.reserved = False
+        for limit in self.limits:
+            rates.give_back(limit, self.size - count)
+
+    def _rest(self, idle: Idle) -> None:
+        """There is nothing to claim: for a while, or for good."""
+        self.close()
+        if idle.wait is None:
+            self.is_over = True
+        elif not self.out:  # else what is out is ours, and will be done at once
+            self.due_at = time.monotonic() + idle.wait
+            self.ready_at = time.monotonic() + min(idle.wait, POLL)
+
+    def _opened(self, found: Claim) -> _Open:
+        groups, refused = self.texts.compose(found.targets, self.backend)
+        result = Result(final=list(refused), has_receipts=self.backend.has_receipts)
+        return _Open(found, self.backend.build(groups), result, answered=bool(refused))
+
+    def _hand_out(self, opened: _Open) -> None:
+        """All of a batch is out, or nothing more of it is to go out."""
+        if self._is_stopping:
+            for request in opened.requests:
+                opened.result.unsent += request.targets
+        opened.is_handed_out = True
+        self.current = None
+        self._close_if_done(opened)
+
+    # --- and back ---------------------------------------------------------------------------------
+
+    def _absorb(self, request: Request, reply: Reply) -> None:
+        opened = self.out.pop(request)
+        opened.out -= 1
+        parsed = self.backend.parse(request, reply)
+        if parsed.refresh_auth:
+            self.channel.renew_credentials()
+        for again in parsed.resend:
+            if self._is_stopping:
+                opened.result.unsent += again.targets
+            else:
+                self.again.append((opened, again))
+        self._sort(opened, parsed)
+        if not self._close_if_done(opened):
+            self._flush(opened)
+
+    def _sort(self, opened: _Open, parsed: Parsed) -> None:
+        """Put tickets where they belong, and heed what they say of the provider."""
+        result = opened.result
+        said: dict[Outcome, Ticket] = {}
+        for ticket in parsed.tickets:
+            outcome = ticket.outcome
+            said.setdefault(outcome, ticket)
+            if outcome in _REFUSED:
+                result.refused.append(ticket)
+                result.wait = max(result.wait, min(ticket.retry_after or 0.0, LONGEST_BLOCK))
+            elif outcome is Outcome.UNKNOWN:
+                result.unknown.append(ticket)
+            else:
+                result.final.append(ticket)
+        if parsed.resend or any(outcome not in _SILENT for outcome in said):
+            opened.answered = True
+        if (ticket_ := said.get(Outcome.CREDENTIALS_REJECTED)) is not None:
+            self._pause(PauseReason.CREDENTIALS, f"{ticket_.code} {ticket_.detail}")
+        if (ticket_ := said.get(Outcome.PROVIDER_SETUP)) is not None and ticket_.code not in self.logged:
+            self.logged.add(ticket_.code)
+            logger.error("%r: %s: check the project's setup at the provider", self.backend, ticket_.code)
+        if (ticket_ := said.get(Outcome.RATE_LIMITED)) is not None and ticket_.about_project:
+            asked = DEFAULT_BLOCK if ticket_.retry_after is None else ticket_.retry_after
+            rates.block(self.alias, min(asked, LONGEST_BLOCK))
+
+    def _close_if_done(self, opened: _Open) -> bool:
+        """Record a batch of which nothing is out any more; whether there is none."""
+        if opened.out or not opened.is_handed_out or any(o is opened for o, _ in self.again):
+            return False
+        if not opened.is_lost:
+            self._write(opened)
+        return True
+
+    def _flush(self, opened: _Open) -> None:
+        """Write what is known of a batch that is still out, once a second."""
+        now = time.monotonic()
+        if opened.is_lost or not opened.result.final or now - opened.written_at < FLUSH:
+            return
+        opened.written_at = now
+        try:
+            opened.is_lost = not record_progress(self.broadcast, opened.claim, opened.result, self.lease)
+        except (OperationalError, InterfaceError):
+            self.is_stopped = True  # it is written with the rest, when the database is back
+
+    def _write(self, opened: _Open) -> None:
+        try:
+            is_ours = record(self.broadcast, opened.claim, opened.result)
+        except (OperationalError, InterfaceError):
+            if connections[database()].in_atomic_block:
+                raise
+            self.unwritten.append(opened)
+            return
+        if is_ours:
+            self._heed(opened)
+        else:
+            logger.warning(
+                "broadcast %s: batch %s was taken over; its result is not counted",
+                self.broadcast.pk,
+                opened.claim.batch,
+            )
+
+    def _write_rest(self) -> None:
+        """Write what could not be written. Raises OperationalError while the database is lost."""
+        while self.unwritten:
+            connections[database()].close_if_unusable_or_obsolete()
+            opened = self.unwritten[0]
+            is_ours = record(self.broadcast, opened.claim, opened.result)
+            self.unwritten.popleft()
+            if is_ours:
+                self._heed(opened)
+        self.is_stopped = False
+
+    # --- conclusions ------------------------------------------------------------------------------
+
+    def _heed(self, opened: _Open) -> None:
+        """Conclude from a recorded batch whether the lane can go on as it does."""
+        if opened.answered:
+            if opened.claim.misses:
+                lanes().filter(pk=self.pk).update(misses=0, hold_until=None)
+        elif opened.result.unknown or opened.result.refused:
+            self._miss(opened)
+        bad = breaker.verdict(opened.claim.counts)
+        if bad is not None:
+            self._break(bad)
+
+    def _miss(self, opened: _Open) -> None:
+        """The provider did not answer: leave the lane alone for a while, and pause it in the end."""
+        misses = opened.claim.misses + 1
+        if misses > MOST_MISSES:
+            ticket = next(iter((*opened.result.unknown, *opened.result.refused)))
+            self._pause(PauseReason.PROVIDER_DOWN, ticket.code)
+            return
+        changes: dict[str, Any] = {"misses": F("misses") + 1}
+        if misses >= GRACE:
+            hold = min(FIRST_HOLD * 2.0 ** (misses - GRACE), LAST_HOLD)
+            changes["hold_until"] = moment() + timedelta(seconds=hold)
+        lanes().filter(pk=self.pk).update(**changes)
+
+    def _break(self, reason: PauseReason) -> None:
+        """A batch looks bad: pause the lane if all of it does, unless somebody has resumed it since."""
+        lane = lanes().filter(pk=self.pk, is_trusted=False, status=LaneStatus.RUNNING)
+        if not lane.exists():
+            return
+        sums = batches().filter(lane_id=self.pk).aggregate(**{name: Sum(name) for name in COUNTED})
+        if (bad := breaker.verdict(sums, least=breaker.LEAST)) is not None:
+            share = breaker.describe(sums, bad)
+            self._pause(bad, share)
+
+    def _pause(self, reason: PauseReason, detail: str) -> None:
+        self.is_stopped = self.is_over = True
+        control.pause_lane(self.broadcast, self.alias, reason, detail)
+
+
+def _limits(broadcast: Broadcast, channel: Channel) -> list[Limit]:
+    backend = channel.backend
+    limits = [Limit(backend.alias, backend.broadcast_rate, backend.broadcast_ramp)]
+    if broadcast.rate is not None:
+        limits.append(Limit(broadcast.source, broadcast.rate))
+    return limits
+
+
+def _batch_size(broadcast: Broadcast, channel: Channel, limits: list[Limit]) -> int:
+    """Return how many tokens to claim at once: no more than a second's quota."""
+    most = broadcast.batch_size or max(BATCH, channel.backend.recipients_per_request)
+    rates_ = [limit.rate for limit in limits if limit.rate is not None]
+    return max(1, min([most, *map(int, rates_)]))
+
+
+def _collapsing(said: PushMessage, broadcast: Broadcast, channel: Channel) -> PushMessage:
+    """Let a second copy replace the first on the phone, where nothing else is said."""
+    is_shown = said.title is not None or said.body is not None
+    if said.tag is not None or not is_shown or "tag" not in channel.backend.fields:
+        return said
+    return dataclasses.replace(said, tag=f"broadcast-{broadcast.pk}")

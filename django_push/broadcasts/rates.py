@@ -1,0 +1,114 @@
+"""How fast an alias may be sent to: one quota for all processes, kept in one row (GCRA).
+
+A process reserves, then waits for as long as it was told to. A provider's 429 about the whole project
+holds everybody back, and so does nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from django.db import router, transaction
+from django.db.models import F, QuerySet
+from django.db.models.functions import Greatest
+
+from django_push.models import RateBucket, database_seconds
+
+#: A ramp begins with this share of the rate.
+RAMP_FROM = 0.1
+#: After so long without use the ramp begins anew. Seconds.
+RAMP_IDLE = 60.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A quota: ``rate`` in tokens per second (None: no limit), reached within ``ramp`` seconds."""
+
+    key: str
+    rate: float | None = None
+    ramp: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """The row as a value."""
+
+    spoken_for: float = 0.0
+    blocked_until: float = 0.0
+    busy_since: float = 0.0
+
+
+def reserved(bucket: Bucket, limit: Limit, count: int, now: float) -> tuple[Bucket, float]:
+    """Return the bucket with a reservation for ``count`` tokens, and the seconds to wait for it. Pure."""
+    if limit.rate is None:
+        return bucket, max(0.0, bucket.blocked_until - now)
+    start = max(bucket.spoken_for, bucket.blocked_until, now)
+    since = bucket.busy_since
+    if now - bucket.spoken_for > RAMP_IDLE:
+        since = start
+    rate = limit.rate
+    if limit.ramp and start - since < limit.ramp:
+        rate *= max(RAMP_FROM, (start - since) / limit.ramp)
+    return Bucket(start + count / rate, bucket.blocked_until, since), start - now
+
+
+def reserve(limit: Limit, count: int) -> float:
+    """Reserve quota for ``count`` tokens; return the seconds to wait before they are sent."""
+    if limit.rate is None:
+        return held_for(limit)
+
+    def take(bucket: Bucket, now: float) -> tuple[Bucket, float]:
+        return reserved(bucket, limit, count, now)
+
+    return _change(limit.key, take)
+
+
+def give_back(limit: Limit, count: int) -> None:
+    """Return quota that was reserved and is not needed."""
+    if limit.rate is not None and count:
+        _rows().filter(key=limit.key).update(spoken_for=F("spoken_for") - count / limit.rate)
+
+
+def block(key: str, seconds: float) -> None:
+    """Let nobody send through the alias for so long: the provider has asked for it."""
+    until = database_seconds(_database()) + seconds
+    _create(key)
+    _rows().filter(key=key).update(blocked_until=Greatest(F("blocked_until"), until))
+
+
+def held_for(limit: Limit) -> float:
+    """Return for how many seconds the provider has asked not to be sent to; 0 for none."""
+    until = _rows().filter(key=limit.key).values_list("blocked_until", flat=True).first()
+    return max(0.0, until - database_seconds(_database())) if until else 0.0
+
+
+def _change(key: str, change: Callable[[Bucket, float], tuple[Bucket, T]]) -> T:
+    """Read and write a row; whoever else wants it waits."""
+    using = _database()
+    rows = _rows().filter(key=key)
+    with transaction.atomic(using=using):
+        # Written first: that locks the row on every database, SQLite's whole file included.
+        if not rows.update(busy_since=F("busy_since")):
+            _create(key)
+            rows.update(busy_since=F("busy_since"))
+        now = database_seconds(using)
+        found = Bucket(*rows.values_list("spoken_for", "blocked_until", "busy_since").get())
+        bucket, told = change(found, now)
+        rows.update(spoken_for=bucket.spoken_for, busy_since=bucket.busy_since)
+    return told
+
+
+def _create(key: str) -> None:
+    _rows().bulk_create([RateBucket(key=key)], ignore_conflicts=True)
+
+
+def _rows() -> QuerySet[RateBucket]:
+    return RateBucket.objects.using(_database())
+
+
+def _database() -> str:
+    return router.db_for_write(RateBucket)

@@ -1,0 +1,75 @@
+"""The engine's rows: where they are, their clock, their locks, and transactions that lose a race."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import TypeVar
+
+from django.db import IntegrityError, OperationalError, connections, router
+from django.db.models import F, QuerySet
+
+from django_push.models import (
+    Broadcast,
+    BroadcastBatch,
+    BroadcastLane,
+    BroadcastQuerySet,
+    database_now,
+    instant,
+)
+from django_push.tokens.writing import is_collision
+
+#: How often a transaction that lost a race is run again.
+ATTEMPTS = 10
+
+T = TypeVar("T")
+
+
+def database() -> str:
+    """Return the database of the engine's rows, which must be that of the tokens (a check says so)."""
+    return router.db_for_write(Broadcast)
+
+
+def broadcasts() -> BroadcastQuerySet:
+    return Broadcast.objects.using(database())
+
+
+def lanes() -> QuerySet[BroadcastLane]:
+    return BroadcastLane.objects.using(database())
+
+
+def batches() -> QuerySet[BroadcastBatch]:
+    return BroadcastBatch.objects.using(database())
+
+
+def moment() -> datetime:
+    """Return the database's time in the form in which it compares rightly. One query, none on SQLite."""
+    return instant(database_now(database()), database())
+
+
+def lock_lanes(found: QuerySet[BroadcastLane]) -> list[BroadcastLane]:
+    """Lock lanes in the order of their keys, and return them as they are now. First in a transaction.
+
+    SQLite has no lock of a row: a write takes that of the file, which a transaction that has read
+    first could not wait for.
+    """
+    connection = connections[database()]
+    if not connection.features.has_select_for_update:
+        found.update(cursor=F("cursor"))
+        return list(found.order_by("pk"))
+    # On PostgreSQL, let batches of a lane be inserted meanwhile by who has claimed them.
+    return list(found.order_by("pk").select_for_update(no_key=connection.vendor == "postgresql"))
+
+
+def again_if_lost(work: Callable[[], T]) -> T:
+    """Run a transaction; again if the database called it off for another's sake."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return work()
+        except (IntegrityError, OperationalError) as error:
+            if attempt == ATTEMPTS or not is_collision(error):
+                raise
+        time.sleep(random.uniform(0, 0.02 * attempt))  # noqa: S311 - no secret
+    raise AssertionError("unreachable")
