@@ -15,8 +15,9 @@ from django_push.broadcasts.control import (
     resend_unknown,
     resume,
     undo_deactivations,
+    wake_workers,
 )
-from django_push.broadcasts.creating import begin, broadcast, recent_twin, wake_workers
+from django_push.broadcasts.creating import begin, broadcast, recent_twin
 from django_push.broadcasts.draining import Drained, drain
 from django_push.broadcasts.ticking import Tick, prune, tick
 

@@ -25,6 +25,7 @@ from django_push.models import (
     Broadcast,
     BroadcastBatch,
     BroadcastLane,
+    BroadcastStatus,
     LaneStatus,
     TokenStatus,
     UnknownPolicy,
@@ -93,6 +94,8 @@ def _claim(broadcast: Broadcast, lane_id: int, count: int, lease: float) -> Clai
         if lane is None or lane.status != LaneStatus.RUNNING:
             return Idle(status=LaneStatus.CANCELLED if lane is None else lane.status)
         now = moment()
+        if broadcast.expires_at is not None and instant(broadcast.expires_at, using) <= now:
+            return Idle(status=BroadcastStatus.EXPIRED)  # whoever drains it will say so
         if lane.hold_until and instant(lane.hold_until, using) > now:
             return Idle((instant(lane.hold_until, using) - now).total_seconds())
         until = now + timedelta(seconds=lease)

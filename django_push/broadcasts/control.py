@@ -44,6 +44,7 @@ from django_push.models import (
     instant,
 )
 from django_push.outcomes import cut
+from django_push.wake import wake
 
 logger = logging.getLogger("django_push")
 
@@ -83,7 +84,7 @@ def start(broadcast: Broadcast) -> bool:
                 **({} if is_list else {"unconfigured": unconfigured}),
             )
             if changed and is_list:
-                lanes().filter(broadcast_id=broadcast.pk).update(status=LaneStatus.RUNNING)
+                _lanes_of(broadcast).filter(status=LaneStatus.WAITING).update(status=LaneStatus.RUNNING)
             elif changed:
                 lanes().bulk_create(
                     BroadcastLane(
@@ -148,10 +149,23 @@ def pause_lane(broadcast: Broadcast, lane: str, reason: PauseReason, detail: str
         logger.error("broadcast %s, %r: paused: %s: %s", broadcast.pk, lane, reason.label, cut(detail))
 
 
-def resume(broadcast: Broadcast, *, lane: str = "") -> bool:
+def wake_workers(broadcast: Broadcast, workers: int = 1) -> None:
+    """Ask PUSH_DISPATCHER for workers, once the transaction has committed."""
+    key = broadcast.pk
+
+    def ask() -> None:
+        for _ in range(workers):
+            wake("drain_broadcast", {"broadcast": key})
+
+    if workers and broadcast.status == BroadcastStatus.RUNNING:
+        transaction.on_commit(ask, using=database(), robust=True)
+
+
+def resume(broadcast: Broadcast, *, lane: str = "", workers: int = 1) -> bool:
     """Go on, with one alias's lane or with all that are paused, whatever they were paused for.
 
-    False if nothing was paused. Raises BroadcastForbidden; InvalidBroadcast for one that is over.
+    ``workers`` are woken; 0 leaves it to the caller. False if nothing was paused. Raises
+    BroadcastForbidden, and InvalidBroadcast for one that is over.
     """
     broadcast.refresh_from_db(using=database())
     if broadcast.is_final:
@@ -175,6 +189,7 @@ def resume(broadcast: Broadcast, *, lane: str = "") -> bool:
     resumed = again_if_lost(write)
     if resumed:
         settle(broadcast)
+        wake_workers(broadcast, workers)
     return resumed
 
 
@@ -230,7 +245,8 @@ def _cancel_lanes(keys: Iterable[int]) -> None:
 def settle(broadcast: Broadcast) -> str:
     """End a broadcast all of whose lanes have ended, or pause one whose others are paused.
 
-    Returns the status. Workers that end their lanes at once wait for each other here.
+    Returns the status, "" if the broadcast is gone. Workers that end their lanes at once wait for each
+    other here.
     """
 
     def write() -> str:
@@ -252,12 +268,15 @@ def settle(broadcast: Broadcast) -> str:
             return str(row.values_list("status", flat=True).first() or "")
 
     status = again_if_lost(write)
-    broadcast.refresh_from_db(using=database())
+    if status:
+        broadcast.refresh_from_db(using=database())
     return status
 
 
-def resend_unknown(broadcast: Broadcast, *, lane: str = "") -> int:
+def resend_unknown(broadcast: Broadcast, *, lane: str = "", workers: int = 1) -> int:
     """Send once more to tokens that may have been sent to; return how many. Each may get a second copy.
+
+    ``workers`` are woken for it; 0 leaves it to the caller.
 
     Raises InvalidBroadcast for one that was cancelled or has expired, BroadcastForbidden.
     """
@@ -283,7 +302,10 @@ def resend_unknown(broadcast: Broadcast, *, lane: str = "") -> int:
             _change(broadcast, done, BroadcastStatus.RUNNING, finished_at=None)
             return sum(sizes.values())
 
-    return again_if_lost(write)
+    count = again_if_lost(write)
+    if count:
+        wake_workers(broadcast, workers)
+    return count
 
 
 def undo_deactivations(broadcast: Broadcast) -> int:

@@ -16,7 +16,7 @@ from django.utils.module_loading import import_string
 from django_push.broadcasts import audiences, control
 from django_push.broadcasts.packing import owner_checksum, pack
 from django_push.broadcasts.rows import batches, broadcasts, database, lanes, moment
-from django_push.exceptions import InvalidBroadcast, InvalidMessage
+from django_push.exceptions import BroadcastForbidden, InvalidBroadcast, InvalidMessage
 from django_push.handler import push_backends
 from django_push.message import PushMessage
 from django_push.models import (
@@ -29,12 +29,13 @@ from django_push.models import (
     database_time,
 )
 from django_push.sending.texts import Texts, message_of
-from django_push.wake import wake
 
 #: How many tokens a planned batch holds.
 PLANNED_SIZE = 500
 #: How many rows are inserted at once.
 INSERT = 200
+#: The most languages of one message, and bytes of it as JSON. Providers take 4 kB.
+MOST_TRANSLATIONS, MOST_BYTES = 200, 65_536
 #: The most workers that are woken for one broadcast at its start.
 MOST_WORKERS = 64
 
@@ -75,7 +76,10 @@ def broadcast(
     Raises InvalidMessage, InvalidAudience, InvalidBroadcast, UnsupportedOption for a field that no
     backend in question can say, InvalidPushBackend and BroadcastForbidden.
     """
-    if key is not None and not key:
+    if user is not None and user.pk is None:
+        raise BroadcastForbidden("An anonymous user may not broadcast push notifications.")
+    _check_texts(name=(name, 200), key=(key, 255), personalize=(personalize, 255), using=(using, 64))
+    if key == "":
         raise InvalidBroadcast("key must not be empty.")
     said = message_of(message, fields)
     spoken = _translated(said, translations or {})
@@ -96,7 +100,7 @@ def broadcast(
         batch_size=batch_size,
         rate=rate,
         created_by=user,
-        created_by_name="" if user is None else str(user.get_username())[:255],
+        created_by_name="" if user is None else (str(user.get_username()) or f"#{user.pk}")[:255],
     )
     row.content_hash = _content_hash(row)
     control.check_allowed(row)
@@ -113,20 +117,8 @@ def begin(created: Broadcast, *, workers: int = 1) -> bool:
         return control.schedule(created)
     started = control.start(created)
     if started:
-        wake_workers(created, workers)
+        control.wake_workers(created, workers)
     return started
-
-
-def wake_workers(created: Broadcast, workers: int = 1) -> None:
-    """Ask the dispatcher for workers, once the transaction has committed."""
-    key = created.pk
-
-    def ask() -> None:
-        for _ in range(workers):
-            wake("drain_broadcast", {"broadcast": key})
-
-    if created.status == BroadcastStatus.RUNNING:
-        transaction.on_commit(ask, using=database(), robust=True)
 
 
 def recent_twin(created: Broadcast, within: timedelta = timedelta(minutes=10)) -> Broadcast | None:
@@ -150,7 +142,18 @@ def _translated(
         if not isinstance(language, str) or not isinstance(text, PushMessage):
             raise InvalidMessage("translations maps a language to a PushMessage, or to fields of one.")
         found[language.replace("_", "-").lower()] = text
+    if len(found) > MOST_TRANSLATIONS:
+        raise InvalidMessage(f"There are more than {MOST_TRANSLATIONS} translations.")
+    for text in (said, *found.values()):
+        if len(json.dumps(text.to_json())) > MOST_BYTES:
+            raise InvalidMessage(f"The message is longer than {MOST_BYTES} bytes.")
     return found
+
+
+def _check_texts(**given: tuple[Any, int]) -> None:
+    for label, (text, most) in given.items():
+        if text is not None and not (isinstance(text, str) and len(text) <= most and "\0" not in text):
+            raise InvalidBroadcast(f"{label} must be a string of at most {most} characters.")
 
 
 def _check(

@@ -24,8 +24,8 @@ from django_push.models import PROTOCOL, Broadcast, BroadcastStatus, LaneStatus,
 
 logger = logging.getLogger("django_push")
 
-#: How long a lane is served while others wait. Seconds.
-SLICE = 2.0
+#: How long a lane is served while others wait, and when none does. Seconds.
+SLICE, LONG_SLICE = 2.0, 20.0
 #: How often lanes are looked for that somebody has resumed, and others told that we are there. Seconds.
 LOOK_AROUND = 5.0
 #: For how long others are told that we are there.
@@ -120,8 +120,8 @@ class _Drainer:
         lane = min(self.lanes.values(), key=lambda lane: lane.ready_at)
         if (wait := lane.ready_at - time.monotonic()) > 0:
             return wait
-        others = len(self.lanes) > 1
-        lane.drain(min(self.ends, time.monotonic() + SLICE) if others else self.ends)
+        slice_ = SLICE if len(self.lanes) > 1 else LONG_SLICE
+        lane.drain(min(self.ends, time.monotonic() + slice_))
         if lane.is_over:
             del self.lanes[lane.alias]
             if not self.lanes:

@@ -20,12 +20,13 @@ from django_push.broadcasts.claims import GRACE, Claim, Idle, claim
 from django_push.broadcasts.rates import Limit
 from django_push.broadcasts.results import Result, record, record_progress, renew
 from django_push.broadcasts.rows import batches, database, lanes, moment
-from django_push.exceptions import InvalidAudience, InvalidPushBackend, UnsupportedOption
+from django_push.exceptions import InvalidAudience, InvalidPushBackend
 from django_push.handler import Channel, push_backends
 from django_push.message import PushMessage
 from django_push.models import COUNTED, Broadcast, LaneStatus, PauseReason
 from django_push.outcomes import Outcome, Ticket
 from django_push.sending.texts import Texts
+from django_push.wake import schedule_receipt_check
 from django_push.wire import Parsed, Reply, Request
 
 logger = logging.getLogger("django_push")
@@ -124,8 +125,6 @@ class LaneDrainer:
         """Return a lane's drainer; None, and the lane is paused, if it cannot be served."""
         try:
             channel = push_backends.channel(alias)
-            asked = [broadcast.using] if broadcast.using else push_backends
-            backends = [push_backends[name] for name in asked]
         except InvalidPushBackend as error:
             control.pause_lane(broadcast, alias, PauseReason.BACKEND, str(error))
             return None
@@ -134,8 +133,9 @@ class LaneDrainer:
             spoken = {
                 language: _collapsing(said, broadcast, channel) for language, said in translations.items()
             }
-            texts = Texts(_collapsing(message, broadcast, channel), backends, personalize, spoken)
-        except (ImportError, UnsupportedOption) as error:
+            said = _collapsing(message, broadcast, channel)
+            texts = Texts(said, [channel.backend], personalize, spoken, is_checked=True)
+        except ImportError as error:
             control.pause_lane(broadcast, alias, PauseReason.MESSAGE, str(error))
             return None
         return cls(broadcast, pk, channel, texts, is_stopped, watch)
@@ -147,7 +147,10 @@ class LaneDrainer:
         self.ends = ends
         self._write_rest()
         for request, reply in self.channel.exchange(self._requests()):
-            self._absorb(request, reply)
+            try:
+                self._absorb(request, reply)
+            except (OperationalError, InterfaceError):
+                self.is_stopped = True  # but listen to what is out; the conclusion will be drawn again
             self.watch()
         self._write_rest()
 
@@ -278,12 +281,13 @@ class LaneDrainer:
                 opened.result.unsent += again.targets
             else:
                 self.again.append((opened, again))
-        self._sort(opened, parsed)
+        said = self._sort(opened, parsed)
         if not self._close_if_done(opened):
             self._flush(opened)
+        self._listen(said)
 
-    def _sort(self, opened: _Open, parsed: Parsed) -> None:
-        """Put tickets where they belong, and heed what they say of the provider."""
+    def _sort(self, opened: _Open, parsed: Parsed) -> dict[Outcome, Ticket]:
+        """Put tickets where they belong; return one of each outcome."""
         result = opened.result
         said: dict[Outcome, Ticket] = {}
         for ticket in parsed.tickets:
@@ -298,13 +302,18 @@ class LaneDrainer:
                 result.final.append(ticket)
         if parsed.resend or any(outcome not in _SILENT for outcome in said):
             opened.answered = True
-        if (ticket_ := said.get(Outcome.CREDENTIALS_REJECTED)) is not None:
-            self._pause(PauseReason.CREDENTIALS, f"{ticket_.code} {ticket_.detail}")
-        if (ticket_ := said.get(Outcome.PROVIDER_SETUP)) is not None and ticket_.code not in self.logged:
-            self.logged.add(ticket_.code)
-            logger.error("%r: %s: check the project's setup at the provider", self.backend, ticket_.code)
-        if (ticket_ := said.get(Outcome.RATE_LIMITED)) is not None and ticket_.about_project:
-            asked = DEFAULT_BLOCK if ticket_.retry_after is None else ticket_.retry_after
+        return said
+
+    def _listen(self, said: Mapping[Outcome, Ticket]) -> None:
+        """Heed what the provider says of us, not of a token."""
+        if (ticket := said.get(Outcome.CREDENTIALS_REJECTED)) is not None:
+            self._pause(PauseReason.CREDENTIALS, f"{ticket.code} {ticket.detail}")
+        if (ticket := said.get(Outcome.PROVIDER_SETUP)) is not None and ticket.code not in self.logged:
+            self.logged.add(ticket.code)
+            logger.error("%r: %s: check the project's setup at the provider", self.backend, ticket.code)
+        if (ticket := said.get(Outcome.RATE_LIMITED)) is not None and ticket.about_project:
+            self.is_stopped = True  # what is claimed goes back, rather than wait with a lease
+            asked = DEFAULT_BLOCK if ticket.retry_after is None else ticket.retry_after
             rates.block(self.alias, min(asked, LONGEST_BLOCK))
 
     def _close_if_done(self, opened: _Open) -> bool:
@@ -358,6 +367,8 @@ class LaneDrainer:
 
     def _heed(self, opened: _Open) -> None:
         """Conclude from a recorded batch whether the lane can go on as it does."""
+        if opened.result.has_receipts and opened.claim.counts[Outcome.ACCEPTED.value]:
+            schedule_receipt_check()
         if opened.answered:
             if opened.claim.misses:
                 lanes().filter(pk=self.pk).update(misses=0, hold_until=None)

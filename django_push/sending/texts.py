@@ -39,7 +39,8 @@ DOUBT_SHARE = 0.2
 class Texts:
     """The message of one call, and by language what stands in its place.
 
-    Raises UnsupportedOption for what no backend in question can say.
+    Raises UnsupportedOption for what no backend in question can say, unless it ``is_checked``: then
+    that is left out.
     """
 
     def __init__(
@@ -48,10 +49,13 @@ class Texts:
         backends: Sequence[BasePushBackend],
         personalize: Personalize | None = None,
         translations: Mapping[str, PushMessage] | None = None,
+        *,
+        is_checked: bool = False,
     ) -> None:
         self.message = message
         self.backends = backends
         self.personalize = personalize
+        self.is_checked = is_checked
         self.is_lazy = message.is_lazy or bool(translations)
         self._languages: dict[str, str] = {}
         self._translated = {language.lower(): said for language, said in (translations or {}).items()}
@@ -159,6 +163,8 @@ class Texts:
         return changed.render(self._language_of(locale)) if changed.is_lazy else changed
 
     def _check(self, message: PushMessage) -> None:
+        if self.is_checked:
+            return
         unsaid = message.said.difference(*(backend.fields for backend in self.backends))
         if unsaid:
             raise UnsupportedOption(f"No backend in question can say {', '.join(sorted(unsaid))}.")
