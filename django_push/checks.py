@@ -15,6 +15,7 @@ from django.db.models import BigAutoField
 from django.utils.module_loading import import_string
 
 from django_push.backends.base import BasePushBackend
+from django_push.broadcasts.audiences import EVERYONE
 from django_push.conf import NAMES, push_settings
 from django_push.dispatch import MissingQueue
 from django_push.exceptions import InvalidPushBackend
@@ -183,6 +184,35 @@ def check_emulator(**kwargs: Any) -> list[CheckMessage]:
         hint = "The emulator gets real tokens over plain http: write 'localhost:8025', or ''."
         return [_error(17, str(error), hint)]
     return []
+
+
+@register(TAG)
+def check_audiences(**kwargs: Any) -> list[CheckMessage]:
+    """Check the named audiences one by one. None is asked for its tokens."""
+    try:
+        audiences = push_settings.audiences
+    except ImproperlyConfigured:
+        hint = 'Write {"beta testers": "shop.audiences.beta_testers"}.'
+        return [_error(20, "PUSH_AUDIENCES is no dictionary.", hint)]
+    return [message for name in audiences for message in _check_audience(name, audiences[name])]
+
+
+def _check_audience(name: object, function: object) -> Iterator[CheckMessage]:
+    where = f"PUSH_AUDIENCES[{name!r}]"
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_ALIAS or name == EVERYONE:
+        hint = f"It is a string of 1 to {MAX_ALIAS} characters, other than {EVERYONE!r}."
+        yield _error(21, f"{where}: this is no name of an audience.", hint)
+        return
+    if isinstance(function, str):
+        try:
+            function = import_string(function)
+        except Exception as error:  # noqa: BLE001 - a module may do anything when it is imported
+            hint = "Write the dotted path of a function."
+            yield _error(22, f"{where}: {function!r} cannot be imported: {error}", hint)
+            return
+    if not callable(function):
+        hint = "It is a function, or its dotted path, that is given a queryset of tokens and returns one."
+        yield _error(23, f"{where}: this is no function.", hint)
 
 
 @register(TAG)

@@ -211,6 +211,30 @@ def test_dispatcher(settings, value, expected):
 
 
 @pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({"beta": "tests.test_checks.run", "staff": lambda tokens: tokens}, []),
+        ({}, []),
+        (None, []),
+        (["beta"], ["E020"]),
+        ({"everyone": lambda tokens: tokens}, ["E021"]),
+        ({"": lambda tokens: tokens}, ["E021"]),
+        ({"x" * 65: lambda tokens: tokens}, ["E021"]),
+        ({5: lambda tokens: tokens}, ["E021"]),
+        ({"beta": "nowhere.beta"}, ["E022"]),
+        ({"beta": "tests.test_checks.nothing"}, ["E022"]),
+        ({"beta": ""}, ["E022"]),
+        ({"beta": "tests.test_checks.EXPO"}, ["E023"]),
+        ({"beta": None, "staff": "x.y", 5: 5}, ["E021", "E022", "E023"]),
+    ],
+)
+def test_audiences(settings, value, expected):
+    """PUSH_AUDIENCES maps names to functions; none of them is called."""
+    settings.PUSH_AUDIENCES = value
+    assert expected == sorted(ids())
+
+
+@pytest.mark.parametrize(
     ("value", "expected"), [("localhost:8025", []), ("example.com", ["E017"]), (5, ["E017"])]
 )
 def test_emulator(settings, value, expected):
