@@ -69,7 +69,8 @@ def start(broadcast: Broadcast) -> bool:
     """
     check_allowed(broadcast)
     is_list = broadcast.audience.get("kind") == "list"
-    counts = {} if is_list else audiences.counts(broadcast.audience, broadcast.using).by_alias
+    audience = audiences.fixed(broadcast.audience)
+    counts = {} if is_list else audiences.counts(audience, broadcast.using).by_alias
     unconfigured = sum(n for alias, n in counts.items() if alias not in push_backends)
     highest = get_token_model()._base_manager.using(database()).aggregate(top=Max("pk"))["top"] or 0
 
@@ -81,6 +82,7 @@ def start(broadcast: Broadcast) -> bool:
                 BroadcastStatus.RUNNING,
                 started_at=moment(),
                 highest_pk=highest,
+                audience=audience,
                 **({} if is_list else {"unconfigured": unconfigured}),
             )
             if changed and is_list:
