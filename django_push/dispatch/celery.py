@@ -18,6 +18,9 @@ MAX_DELAY = 25 * 60.0
 #: A request waits for this: a broker that is away gets one more try, as a connection that has been idle
 #: may only look dead. Seconds.
 RETRY_POLICY = {"max_retries": 1, "interval_start": 0.0, "interval_step": 0.2, "interval_max": 0.2}
+#: How long Redis may keep a request waiting, in seconds, if the site has not said so itself: without a
+#: limit, publishing to one that is frozen or behind a wall waits for ever. AMQP has a limit of 4 seconds.
+REDIS_TIMEOUT = 5.0
 
 
 def _run_job(job: str, payload: dict[str, Any]) -> None:
@@ -59,13 +62,23 @@ def _publish(job: str, payload: dict[str, Any], options: dict[str, Any]) -> str:
     """Publish a task, and return the names of the errors if it cannot be: their texts may hold a password."""
     given = {name: value for name, value in options.items() if value is not None}
     try:
-        run_job.apply_async(
-            (job, payload),
-            argsrepr=repr((job,)),  # what a monitor shows; the message is nobody's business there
-            retry=True,
-            retry_policy=RETRY_POLICY,
-            **given,
-        )
+        with run_job.app.producer_or_acquire() as producer:
+            _limit(producer.connection)
+            run_job.apply_async(
+                (job, payload),
+                argsrepr=repr((job,)),  # what a monitor shows; the message is nobody's business there
+                producer=producer,
+                retry=True,
+                retry_policy=RETRY_POLICY,
+                **given,
+            )
     except Exception as error:  # noqa: BLE001 - any transport's, or a broker URL that cannot be read
         return ", ".join(type(e).__name__ for e in (error, error.__cause__) if e is not None)
     return ""
+
+
+def _limit(connection: Any) -> None:
+    """Have a connection that is yet to be made give up in time."""
+    if connection.transport.driver_type == "redis":
+        connection.transport_options.setdefault("socket_timeout", REDIS_TIMEOUT)
+        connection.transport_options.setdefault("socket_connect_timeout", REDIS_TIMEOUT)

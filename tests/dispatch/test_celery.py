@@ -1,6 +1,7 @@
 """Jobs as Celery tasks, on a broker in memory. Real ones are in tests/services."""
 
 import json
+import socket
 import sys
 import time
 from datetime import datetime, timedelta, timezone
@@ -103,6 +104,21 @@ def test_no_broker(broker, reason):
     assert reason in str(caught.value)
     assert (caught.value.__cause__, caught.value.__context__) == (None, None)
     assert not any(word in str(caught.value) for word in ("canary", "ary@", "'can'"))
+
+
+@pytest.mark.parametrize("scheme", ["amqp", "redis"])
+def test_a_frozen_broker(monkeypatch, scheme):
+    """One that takes connections and says nothing keeps nobody waiting for ever."""
+    pytest.importorskip("redis", reason="NOT RUN: this needs redis")
+    monkeypatch.setattr("django_push.dispatch.celery.REDIS_TIMEOUT", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"{scheme}://guest:canary@127.0.0.1:{server.getsockname()[1]}/0"
+        with celery.Celery("push-tests", broker=url, set_as_current=True) as app:
+            app.conf.broker_connection_timeout = 0.3
+            started = time.monotonic()
+            with pytest.raises(NotQueued, match="Timeout"):
+                CeleryDispatcher().enqueue("send_push", {})
+            assert time.monotonic() - started < 3
 
 
 @pytest.mark.django_db(transaction=True)
