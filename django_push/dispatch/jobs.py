@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from django_push import receipts, sending
-from django_push.broadcasts import draining
+from django_push.broadcasts import draining, ticking
 
 Job = Callable[[Mapping[str, Any]], object]
 
@@ -29,10 +29,15 @@ def _drain_broadcast(payload: Mapping[str, Any]) -> object:
     return draining.work(payload["broadcast"])
 
 
+def _tick(payload: Mapping[str, Any]) -> object:
+    return ticking.tick()
+
+
 JOBS: Mapping[str, Job] = {
     "send_push": sending.send_enqueued,
     "check_push_receipts": _check_push_receipts,
     "drain_broadcast": _drain_broadcast,
+    "tick": _tick,
 }
 
 
