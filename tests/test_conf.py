@@ -162,7 +162,7 @@ def test_emulator_and_test_backends(settings):
         ({"BACKEND": EXPO, "OPTIONS": None}, "PUSH_BACKENDS['main']: OPTIONS must be a dictionary."),
         (
             {"BACKEND": EXPO, "OPTIONS": {"acces_token": "canary"}},
-            "PUSH_BACKENDS['main']: unknown option 'acces_token'; there are: access_token, ca_bundle, ",
+            "PUSH_BACKENDS['main']: unknown option 'acces_token'; there are: access_token, broadcast_",
         ),
         ({"BACKEND": EXPO, "OPTIONS": {5: 6}}, "PUSH_BACKENDS['main']: unknown option 5;"),
         ({"BACKEND": EXPO, "OPTIONS": {"alias": "x"}}, "PUSH_BACKENDS['main']: unknown option 'alias';"),
@@ -284,7 +284,8 @@ class NoNetwork(Own):
 def test_options_of_a_third_party():
     """A backend's options are its keyword arguments and those it passes on."""
     names, required = accepted_options(Own)
-    assert {"color", "size", "timeout", "endpoint", "max_connections", "proxy", "ca_bundle"} == names
+    common = {"timeout", "endpoint", "max_connections", "proxy", "ca_bundle"}
+    assert {"color", "size", "broadcast_rate", "broadcast_ramp"} | common == names
     assert {"color"} == required
     assert ({"shape"}, {"shape"}) == accepted_options(Closed)
 
