@@ -265,14 +265,21 @@ def settle(broadcast: Broadcast) -> str:
                     broadcast, (BroadcastStatus.RUNNING,), BroadcastStatus.PAUSED, pause_reason=reason
                 ):
                     _announce(signals.broadcast_paused, broadcast, reason=str(reason))
-            elif _change(broadcast, (BroadcastStatus.RUNNING,), BroadcastStatus.DONE, finished_at=moment()):
-                _announce(signals.broadcast_finished, broadcast)
+            elif row.filter(started_at__isnull=False).exists():
+                is_off = states == {LaneStatus.CANCELLED}
+                _end(broadcast, BroadcastStatus.CANCELLED if is_off else BroadcastStatus.DONE)
             return str(row.values_list("status", flat=True).first() or "")
 
     status = again_if_lost(write)
     if status:
         broadcast.refresh_from_db(using=database())
     return status
+
+
+def _end(broadcast: Broadcast, status: BroadcastStatus) -> None:
+    open_ = (BroadcastStatus.RUNNING, BroadcastStatus.PAUSED)
+    if _change(broadcast, open_, status, pause_reason="", finished_at=moment()):
+        _announce(signals.broadcast_finished, broadcast)
 
 
 def resend_unknown(broadcast: Broadcast, *, lane: str = "", workers: int = 1) -> int:
@@ -290,7 +297,8 @@ def resend_unknown(broadcast: Broadcast, *, lane: str = "", workers: int = 1) ->
 
     def write() -> int:
         with transaction.atomic(using=database()):
-            found = [row.pk for row in lock_lanes(_lanes_of(broadcast, lane))]
+            locked = lock_lanes(_lanes_of(broadcast, lane))
+            found = [row.pk for row in locked if row.status != LaneStatus.CANCELLED]
             unknown = batches().filter(lane_id__in=found, status=BatchStatus.UNKNOWN)
             sizes = dict(unknown.values_list("pk", "pending"))
             if not sizes:
