@@ -1,0 +1,134 @@
+"""Broadcasts, tokens and answers for the tests of the engine, and time that passes when it is told to."""
+
+import contextlib
+from collections import Counter
+from datetime import timedelta
+
+from django.db import OperationalError, connection
+from django.db.models import F
+
+from django_push import Outcome, testing
+from django_push.broadcasts import broadcast, control, drain
+from django_push.broadcasts.claims import claim
+from django_push.models import (
+    BatchStatus,
+    Broadcast,
+    BroadcastBatch,
+    BroadcastLane,
+    RateBucket,
+    get_token_model,
+)
+
+LOCMEM = {"BACKEND": "django_push.backends.locmem.LocMemBackend"}
+#: Long enough that no lease of a test ends by itself.
+LEASE = 75.0
+Tokens = get_token_model()._base_manager
+
+
+def make_tokens(count, *, backend="default", **fields):
+    """Create rows whose tokens are named by alias and number, and return them in that order."""
+    model = get_token_model()
+    names = [f"{backend}-{n:04d}" for n in range(count)]
+    model.objects.bulk_create([model(backend=backend, token=name, **fields) for name in names])
+    return list(model.objects.filter(token__in=names, backend=backend).order_by("pk"))
+
+
+def drafted(audience="everyone", **fields):
+    """Return a broadcast that waits to be started."""
+    return broadcast(audience, start=False, **{"title": "Hi", **fields})
+
+
+def started(audience="everyone", **fields):
+    """Return a broadcast that is running, of which no worker has been told."""
+    made = drafted(audience, **fields)
+    assert control.start(made)
+    return reloaded(made)
+
+
+def reloaded(made):
+    return Broadcast.objects.get(pk=made.pk)
+
+
+def lane_of(made, alias="default"):
+    return BroadcastLane.objects.get(broadcast_id=made.pk, backend=alias)
+
+
+def claimed(made, count=1000, *, alias="default", lease=LEASE):
+    """Claim from a broadcast's lane."""
+    return claim(made, lane_of(made, alias).pk, count, lease)
+
+
+def batches_of(made, **conditions):
+    return BroadcastBatch.objects.filter(lane__broadcast_id=made.pk, **conditions).order_by("pk")
+
+
+def states(made):
+    """Return the states of the batches, in the order in which they were claimed."""
+    return list(batches_of(made).values_list("status", flat=True))
+
+
+def batch_of(made, **conditions):
+    return batches_of(made, **conditions).get()
+
+
+def counted(made):
+    """Return the verdicts by outcome, as plain numbers."""
+    return dict(made.progress.counts)
+
+
+def drained(made, **options):
+    """Drain until there is nothing to do at this moment."""
+    return drain(made.pk, **{"linger": 0.0, **options})
+
+
+def let_time_pass(made):
+    """Let everything that waits be due: leases, retries, holds, and what a provider has asked for."""
+    day = timedelta(days=1)
+    waiting = (BatchStatus.LEASED, BatchStatus.RETRY)
+    batches_of(made, status__in=waiting).update(due_at=F("due_at") - day)
+    lanes = BroadcastLane.objects.filter(broadcast_id=made.pk)
+    lanes.update(hold_until=None)
+    RateBucket.objects.update(blocked_until=0.0)
+
+
+def finished(made, most=40):
+    """Drain again and again, with much time in between, until the broadcast runs no more."""
+    for _ in range(most):
+        if not drained(made).is_running:
+            return reloaded(made)
+        let_time_pass(made)
+    raise AssertionError(f"still running: {made.progress}")
+
+
+def copies():
+    """Return how many pushes each token was sent."""
+    return Counter(push.token for push in testing.outbox)
+
+
+def answer_all(rows, outcome, **verdict):
+    for row in rows:
+        testing.answer(row.token, outcome, **verdict)
+
+
+def unknown(*rows):
+    """Let the provider's answer about these be lost."""
+    answer_all(rows, Outcome.UNKNOWN, code="Timeout")
+
+
+def status_of(row):
+    return Tokens.values_list("status", flat=True).get(pk=row.pk)
+
+
+@contextlib.contextmanager
+def database_lost(times=1, when=lambda sql: True):
+    """Let so many statements fail as if the server were gone; yield the list of those."""
+    failed = []
+
+    def execute(run, sql, params, many, context):
+        if len(failed) < times and when(sql):
+            failed.append(sql)
+            raise OperationalError("server closed the connection unexpectedly")
+        return run(sql, params, many, context)
+
+    with connection.execute_wrapper(execute):
+        yield failed
