@@ -127,22 +127,28 @@ def pause(
 
     def write() -> bool:
         with transaction.atomic(using=database()):
-            found = lock_lanes(_lanes_of(broadcast, lane).filter(status=LaneStatus.RUNNING))
-            running = [row.pk for row in found if row.status == LaneStatus.RUNNING]
-            lanes().filter(pk__in=running).update(
-                status=LaneStatus.PAUSED, pause_reason=reason, pause_detail=cut(detail)
-            )
+            running = _pause_lanes(broadcast, lane, reason, detail)
             if lane:
-                return bool(running)
+                return running
             states = (BroadcastStatus.RUNNING, BroadcastStatus.SCHEDULED)
-            return _change(broadcast, states, BroadcastStatus.PAUSED, pause_reason=reason) and _announce(
-                signals.broadcast_paused, broadcast, reason=str(reason)
-            )
+            if not _change(broadcast, states, BroadcastStatus.PAUSED, pause_reason=reason):
+                return False
+            _pause_lanes(broadcast, lane, reason, detail)  # those of a start that has just committed
+            return _announce(signals.broadcast_paused, broadcast, reason=str(reason))
 
     paused = again_if_lost(write)
     if paused and lane:
         settle(broadcast)
     return paused
+
+
+def _pause_lanes(broadcast: Broadcast, lane: str, reason: PauseReason, detail: str) -> bool:
+    found = lock_lanes(_lanes_of(broadcast, lane).filter(status=LaneStatus.RUNNING))
+    running = [row.pk for row in found if row.status == LaneStatus.RUNNING]
+    lanes().filter(pk__in=running).update(
+        status=LaneStatus.PAUSED, pause_reason=reason, pause_detail=cut(detail)
+    )
+    return bool(running)
 
 
 def pause_lane(broadcast: Broadcast, lane: str, reason: PauseReason, detail: str) -> None:
@@ -212,11 +218,12 @@ def expire(broadcast: Broadcast) -> bool:
 def _close(broadcast: Broadcast, status: BroadcastStatus) -> bool:
     def write() -> bool:
         with transaction.atomic(using=database()):
-            found = lock_lanes(_lanes_of(broadcast).filter(status__in=_OPEN_LANES))
+            open_ = _lanes_of(broadcast).filter(status__in=_OPEN_LANES)
+            lock_lanes(open_)
             states = [state for state in BroadcastStatus if state not in FINAL]
             if not _change(broadcast, states, status, pause_reason="", finished_at=moment()):
                 return False
-            _cancel_lanes([row.pk for row in found])
+            _cancel_lanes([row.pk for row in lock_lanes(open_)])  # and those of a start just committed
             return _announce(signals.broadcast_finished, broadcast)
 
     return again_if_lost(write)
