@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
+from django.core.exceptions import ObjectDoesNotExist
 from django.db import transaction
 from django.db.models import F, Max, Q, QuerySet
 from django.dispatch import Signal
@@ -57,7 +58,10 @@ def check_allowed(broadcast: Broadcast) -> None:
     """Raise BroadcastForbidden if the recorded user may not broadcast, or is gone."""
     if not broadcast.created_by_name:
         return  # trusted code, or the command
-    user: Any = broadcast.created_by
+    try:
+        user: Any = broadcast.created_by
+    except ObjectDoesNotExist:  # deleted since the broadcast was read
+        user = None
     if user is None or not user.is_active or not user.has_perm("django_push.broadcast_push"):
         raise BroadcastForbidden(f"{broadcast.created_by_name} may not broadcast push notifications.")
 
