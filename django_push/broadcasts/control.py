@@ -264,8 +264,8 @@ def settle(broadcast: Broadcast) -> str:
 
     def write() -> str:
         with transaction.atomic(using=database()):
-            row = broadcasts().filter(pk=broadcast.pk)
-            row.update(protocol=F("protocol"))  # locks it, on every database
+            itself = broadcasts().filter(pk=broadcast.pk)
+            itself.update(protocol=F("protocol"))  # locks it, on every database
             states = set(_lanes_of(broadcast).values_list("status", flat=True))
             if states & {LaneStatus.RUNNING, LaneStatus.WAITING}:
                 pass
@@ -276,10 +276,10 @@ def settle(broadcast: Broadcast) -> str:
                     broadcast, (BroadcastStatus.RUNNING,), BroadcastStatus.PAUSED, pause_reason=reason
                 ):
                     _announce(signals.broadcast_paused, broadcast, reason=str(reason))
-            elif row.filter(started_at__isnull=False).exists():
+            elif itself.filter(started_at__isnull=False).exists():
                 is_off = states == {LaneStatus.CANCELLED}
                 _end(broadcast, BroadcastStatus.CANCELLED if is_off else BroadcastStatus.DONE)
-            return str(row.values_list("status", flat=True).first() or "")
+            return str(itself.values_list("status", flat=True).first() or "")
 
     status = again_if_lost(write)
     if status:

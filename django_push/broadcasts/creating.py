@@ -201,23 +201,23 @@ def _set_times(row: Broadcast, schedule: datetime | None, expires: datetime | ti
         raise InvalidBroadcast("It expires before it starts.")
 
 
-def _create(row: Broadcast, chosen: Any) -> Broadcast:
+def _create(draft: Broadcast, chosen: Any) -> Broadcast:
     """Insert the broadcast, or return the one that has its key already."""
-    if row.idempotency_key is not None:
-        found = broadcasts().filter(idempotency_key=row.idempotency_key).first()
+    if draft.idempotency_key is not None:
+        found = broadcasts().filter(idempotency_key=draft.idempotency_key).first()
         if found is not None:
-            return _same(found, row)
+            return _same(found, draft)
     try:
         with transaction.atomic(using=database()):
-            row.save(using=database(), force_insert=True)
+            draft.save(using=database(), force_insert=True)
             if chosen is not None:
-                _plan(row, chosen)
+                _plan(draft, chosen)
     except IntegrityError:
-        found = broadcasts().filter(idempotency_key=row.idempotency_key).first()
-        if row.idempotency_key is None or found is None:
+        found = broadcasts().filter(idempotency_key=draft.idempotency_key).first()
+        if draft.idempotency_key is None or found is None:
             raise
-        return _same(found, row)
-    return row
+        return _same(found, draft)
+    return draft
 
 
 def _same(found: Broadcast, row: Broadcast) -> Broadcast:
