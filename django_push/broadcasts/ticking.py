@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import timedelta
 from typing import Any
 
+from django.db import Error as DatabaseError
 from django.db import transaction
 from django.db.models import Q, QuerySet, Sum
 from django.utils import timezone as clock
@@ -68,11 +69,20 @@ class Tick:
         return asdict(self)
 
 
-def tick(*, is_stopped: Callable[[], bool] = lambda: False, with_receipts: bool = True) -> Tick:
+def _wake(broadcast: int) -> None:
+    wake.wake("drain_broadcast", {"broadcast": broadcast})
+
+
+def tick(
+    *,
+    is_stopped: Callable[[], bool] = lambda: False,
+    with_receipts: bool = True,
+    look_after: Callable[[int], object] = _wake,
+) -> Tick:
     """Do what is due: scheduled and stranded broadcasts, expiry, receipts, pruning.
 
-    Broadcasts go to PUSH_DISPATCHER; the inline one sends them here, for a while each. Any number of
-    processes may do this at once.
+    ``look_after`` is given the key of each broadcast that nobody sends: it asks PUSH_DISPATCHER for a
+    worker; the inline one sends here, for a while. Any number of processes may do this at once.
     """
     expired = sum(map(control.expire, broadcasts().unfinished().filter(expires_at__lte=moment())))
     started = sum(map(_start, _of(BroadcastStatus.SCHEDULED, scheduled_at__lte=moment())))
@@ -81,12 +91,24 @@ def tick(*, is_stopped: Callable[[], bool] = lambda: False, with_receipts: bool 
     for row in stranded():
         if is_stopped():
             break
-        control.stay_awake(row, AWAKE_FOR)
-        wake.wake("drain_broadcast", {"broadcast": row.pk})
-        woken += 1
+        woken += _look_after(row, look_after)
     checked = check_push_receipts(is_stopped=is_stopped) if with_receipts and not is_stopped() else None
     pruned = 0 if is_stopped() else prune()
     return Tick(started, expired, woken, swept, checked, pruned)
+
+
+def _look_after(row: Broadcast, look_after: Callable[[int], object]) -> bool:
+    """Have a broadcast sent; what fails is logged, and keeps nothing else that is due from being done."""
+    control.stay_awake(row, AWAKE_FOR)
+    try:
+        look_after(row.pk)
+    except DatabaseError:
+        raise
+    except Exception:  # noqa: BLE001 - a queue's library may raise anything
+        control.logger.exception("broadcast %s: no worker was woken", row.pk)
+        control.stay_awake(row, 0)
+        return False
+    return True
 
 
 def stranded() -> list[Broadcast]:

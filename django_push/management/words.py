@@ -1,0 +1,241 @@
+"""A broadcast in words for the person at the terminal, and as JSON for a program."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from django.utils import timezone as clock
+from django.utils import translation
+
+from django_push.broadcasts.audiences import describe
+from django_push.broadcasts.rows import database
+from django_push.management.explain import EXPLANATIONS
+from django_push.models import (
+    Broadcast,
+    BroadcastStatus,
+    LaneProgress,
+    LaneStatus,
+    PauseReason,
+    Progress,
+    UnknownPolicy,
+    instant,
+)
+from django_push.outcomes import Outcome, cut
+
+#: Failures that are no failure of the broadcast: the token was dead, and is deactivated.
+DEAD = (Outcome.UNREGISTERED, Outcome.INVALID_TOKEN)
+#: How much of a message is shown.
+SHOWN = 60
+
+_RECEIPTS = {
+    "ok": "handed over",
+    "dead": "dead tokens",
+    "failed": "failed",
+    "expired": "never came",
+}
+
+
+# --- pieces ---------------------------------------------------------------------------------------
+
+
+def tokens(count: int) -> str:
+    """Return ``1 token``, ``1,234 tokens``."""
+    return f"{count:,} token{'' if count == 1 else 's'}"
+
+
+def span(seconds: float) -> str:
+    """Return a span of time: ``40 s``, ``12 min``, ``3 h 5 min``, ``2 d 3 h``."""
+    whole = max(0, round(seconds))
+    if whole < 120:
+        return f"{whole} s"
+    minutes, hours = whole // 60, whole // 3600
+    if hours < 1:
+        return f"{minutes} min"
+    if hours < 48:
+        return f"{hours} h {minutes % 60} min"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def at(value: datetime | None) -> str:
+    """Return a column that the database's clock has written as a time of day here."""
+    if value is None:
+        return ""
+    return f"{clock.localtime(aware(value)):%Y-%m-%d %H:%M:%S %Z}"
+
+
+def here(value: datetime) -> str:
+    """Return a time that Django's clock has written, or somebody has typed, as a time of day here."""
+    zoned = clock.make_aware(value) if clock.is_naive(value) else value
+    return f"{clock.localtime(zoned):%Y-%m-%d %H:%M:%S %Z}"
+
+
+def aware(value: datetime) -> datetime:
+    """Return a column that the database's clock has written with its zone: without one it is UTC."""
+    value = instant(value, database())
+    return value.replace(tzinfo=timezone.utc) if clock.is_naive(value) else value
+
+
+def reason(word: str) -> str:
+    """Return why something is paused."""
+    with translation.override("en"):
+        return str(PauseReason(word).label) if word in PauseReason.values else cut(word)
+
+
+def counted(counts: Mapping[Outcome, int]) -> str:
+    """Return ``1,200 accepted, 34 unregistered``, the largest first."""
+    found = sorted(counts.items(), key=lambda item: (-item[1], item[0].value))
+    return ", ".join(f"{count:,} {outcome.value.replace('_', ' ')}" for outcome, count in found if count)
+
+
+def title(message: Mapping[str, Any]) -> str:
+    """Return the beginning of what a message says."""
+    text = cut(" / ".join(str(message[name]) for name in ("title", "body") if message.get(name)))
+    return f"{text[:SHOWN]}…" if len(text) > SHOWN else text or "(data alone)"
+
+
+def name_of(row: Broadcast) -> str:
+    """Return ``Broadcast 7 (Sale)``."""
+    return f"Broadcast {row.pk} ({cut(row.name)})" if row.name else f"Broadcast {row.pk}"
+
+
+def unclear(progress: Progress) -> str:
+    """Return what a person should know of a broadcast that is done; "" if all went well."""
+    failed = progress.failed - sum(progress.counts[outcome] for outcome in DEAD)
+    parts = {
+        "may or may not have got it": progress.unknown,
+        "failed": failed,
+        "were left out, for their lane was cancelled": progress.cancelled,
+    }
+    return ", ".join(f"{tokens(count)} {what}" for what, count in parts.items() if count)
+
+
+# --- a broadcast ----------------------------------------------------------------------------------
+
+
+def headline(row: Broadcast) -> str:
+    """Return ``Broadcast 7 is paused (paused by hand)``."""
+    why = f" ({reason(row.pause_reason)})" if row.pause_reason else ""
+    return f"{name_of(row)} is {BroadcastStatus(row.status).value}{why}"
+
+
+def summary(row: Broadcast, progress: Progress) -> Iterator[str]:
+    """Yield what became of its tokens."""
+    yield f"{headline(row)}: {progress.told:,} of {tokens(progress.total)}."
+    counts = sorted(progress.counts.items(), key=lambda item: (-item[1], item[0].value))
+    for outcome, count in counts:
+        yield f"  {count:>12,} {outcome.value.replace('_', ' ')}: {EXPLANATIONS[outcome]}"
+    rest = {
+        "unknown: they may have got it. --resend-unknown sends once more.": progress.unknown,
+        "skipped: deleted, muted, dead or in other hands since.": progress.skipped,
+        "cancelled: not sent to.": progress.cancelled,
+        "open: claimed, or to be tried again.": progress.pending,
+        "of aliases that are not in PUSH_BACKENDS: not sent to.": progress.unconfigured,
+        "were sent to again after a send that may have reached them: at most so many have two copies.": (
+            progress.resent
+        ),
+    }
+    for what, count in rest.items():
+        if count:
+            yield f"  {count:>12,} {what}"
+
+
+def detail(row: Broadcast, progress: Progress) -> Iterator[str]:
+    """Yield all that there is to know of one broadcast."""
+    yield from summary(row, progress)
+    yield ""
+    for label, value in _facts(row):
+        if value:
+            yield f"  {label:<11}{value}"
+    for lane in progress.lanes:
+        yield from _lane(lane)
+
+
+def _facts(row: Broadcast) -> Iterator[tuple[str, str]]:
+    languages = ", ".join(sorted(row.translations))
+    yield "message", title(row.message) + (f" (also: {languages})" if languages else "")
+    yield "audience", describe(row.audience) + (f"; through {row.using} alone" if row.using else "")
+    yield "key", cut(row.idempotency_key or "")
+    by = f" by {cut(row.created_by_name)}" if row.created_by_name else ""
+    yield "created", here(row.created) + by
+    yield "scheduled", at(row.scheduled_at)
+    yield "started", at(row.started_at)
+    yield "finished", at(row.finished_at)
+    yield "expires", at(row.expires_at)
+    yield "rate", rate(row.rate)
+    yield "unknown", on_unknown(row.on_unknown, row.max_sends)
+
+
+def rate(value: float | None) -> str:
+    return f"at most {value:,g} tokens a second" if value is not None else ""
+
+
+def on_unknown(policy: str, most: int) -> str:
+    if policy == UnknownPolicy.SKIP:
+        return "what may have been sent is never sent again"
+    return f"what may have been sent is sent again, {most} times in all"
+
+
+def _lane(lane: LaneProgress) -> Iterator[str]:
+    why = f": {reason(lane.pause_reason)}" if lane.status == LaneStatus.PAUSED else ""
+    more = f" ({cut(lane.pause_detail)})" if why and lane.pause_detail else ""
+    yield f"  lane {lane.backend}: {lane.status}{why}{more}"
+    parts = [f"{lane.told:,} of {tokens(lane.total)}", counted(lane.counts)]
+    rest = {"unknown": lane.unknown, "skipped": lane.skipped, "cancelled": lane.cancelled}
+    parts += [f"{count:,} {what}" for what, count in rest.items() if count]
+    if lane.resent:
+        parts.append(f"{lane.resent:,} perhaps sent twice")
+    yield f"    {', '.join(filter(None, parts))}"
+    if lane.receipts:
+        yield "    receipts: " + ", ".join(f"{n:,} {_RECEIPTS[word]}" for word, n in lane.receipts.items())
+
+
+# --- many -----------------------------------------------------------------------------------------
+
+
+def table(rows: Iterable[tuple[Broadcast, Progress]]) -> Iterator[str]:
+    """Yield a line for each broadcast."""
+    yield f"{'ID':>6}  {'status':<10} {'created':<19} {'done':>11} {'of':>11} {'accepted':>11} {'unknown':>8}"
+    for row, progress in rows:
+        figures = (
+            f"{progress.told:>11,} {progress.total:>11,} {progress.accepted:>11,} {progress.unknown:>8,}"
+        )
+        said = cut(row.name) or title(row.message)
+        yield f"{row.pk:>6}  {row.status:<10} {here(row.created)[:19]} {figures}  {said}"
+
+
+# --- for programs ---------------------------------------------------------------------------------
+
+
+def as_json(row: Broadcast, progress: Progress) -> dict[str, Any]:
+    """Return a broadcast as plain JSON values, times in UTC."""
+    return {
+        "id": row.pk,
+        "name": row.name,
+        "status": str(row.status),
+        "pause_reason": str(row.pause_reason),
+        "message": row.message,
+        "translations": row.translations,
+        "audience": describe(row.audience),
+        "using": row.using,
+        "key": row.idempotency_key,
+        "created_by": row.created_by_name,
+        "scheduled_at": _iso(row.scheduled_at),
+        "started_at": _iso(row.started_at),
+        "finished_at": _iso(row.finished_at),
+        "expires_at": _iso(row.expires_at),
+        "rate": row.rate,
+        "on_unknown": str(row.on_unknown),
+        "max_sends": row.max_sends,
+        "progress": progress.as_json(),
+    }
+
+
+def _iso(value: datetime | None) -> str | None:
+    return None if value is None else aware(value).astimezone(timezone.utc).isoformat()
+
+
+def typed(value: datetime | timedelta) -> str:
+    """Return a time as it was asked for: a time of day, or from the start on."""
+    return f"{span(value.total_seconds())} after the start" if isinstance(value, timedelta) else here(value)
