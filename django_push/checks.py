@@ -11,7 +11,8 @@ from django.conf import settings
 from django.core import checks
 from django.core.checks import CheckMessage, register
 from django.core.exceptions import ImproperlyConfigured
-from django.db.models import BigAutoField
+from django.db import router
+from django.db.models import BigAutoField, Model, UniqueConstraint
 from django.utils.module_loading import import_string
 
 from django_push.backends.base import BasePushBackend
@@ -20,7 +21,7 @@ from django_push.conf import NAMES, push_settings
 from django_push.dispatch import MissingQueue
 from django_push.exceptions import InvalidPushBackend
 from django_push.handler import MissingExtra, accepted_options, make_channel, redirected
-from django_push.models import AbstractPushToken
+from django_push.models import AbstractPushToken, Broadcast, RateBucket, ReceiptBatch, get_token_model
 
 TAG = "push"
 #: The longest alias that fits into a token's row.
@@ -143,7 +144,28 @@ def check_token_model(**kwargs: Any) -> list[CheckMessage]:
     if not isinstance(model._meta.pk, BigAutoField):
         message = f"PUSH_TOKEN_MODEL: the primary key of {model._meta.label} is no BigAutoField."
         return [_error(14, message, "Leave the primary key as AbstractPushToken has it.")]
+    if not any(set(unique.fields) == {"backend", "token_digest"} for unique in _uniques(model)):
+        message = f"PUSH_TOKEN_MODEL: {model._meta.label} may hold a token twice."
+        return [_error(24, message, "Let its Meta inherit AbstractPushToken.Meta, and make a migration.")]
     return []
+
+
+def _uniques(model: type[Model]) -> list[UniqueConstraint]:
+    return [one for one in model._meta.constraints if isinstance(one, UniqueConstraint) and not one.condition]
+
+
+@register(TAG)
+def check_databases(**kwargs: Any) -> list[CheckMessage]:
+    """Check that what is written in one transaction is in one database."""
+    if check_token_model():
+        return []
+    engine: list[type[Model]] = [Broadcast, ReceiptBatch, RateBucket]
+    home = router.db_for_write(get_token_model())
+    strays = [other._meta.label for other in engine if router.db_for_write(other) != home]
+    if not strays:
+        return []
+    message = f"{', '.join(strays)}: in another database than the tokens ({home!r})."
+    return [_error(25, message, "Let the router send all models of django_push and the tokens to one.")]
 
 
 @register(TAG)

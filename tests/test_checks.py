@@ -132,8 +132,8 @@ def test_each_alias_is_named(settings):
         ({"max_connection": 1}, "Did you mean 'max_connections'?"),
         (
             {"zzz": 1},
-            "There are: access_token, broadcast_ramp, broadcast_rate, ca_bundle, endpoint, max_connections, "
-            "proxy, timeout.",
+            "There are: access_token, broadcast_ramp, broadcast_rate, ca_bundle, endpoint, "
+            + "max_connections, proxy, timeout.",
         ),
     ],
 )
@@ -195,6 +195,31 @@ def test_primary_key(settings, monkeypatch):
 
     monkeypatch.setattr("django_push.checks.apps.get_model", lambda label: Other)
     assert ids() == ["E014"]
+
+
+@isolate_apps("tests")
+def test_unique_token(settings, monkeypatch):
+    """A token model whose Meta does not inherit ours would hold a token twice."""
+
+    class Loose(AbstractPushToken):
+        class Meta:
+            app_label = "tests"
+
+    monkeypatch.setattr("django_push.checks.apps.get_model", lambda label: Loose)
+    assert ids() == ["E024"]
+
+
+def test_one_database(settings):
+    """Tokens and broadcasts are written in one transaction, so in one database."""
+
+    class Apart:
+        def db_for_write(self, model, **hints):
+            return "elsewhere" if model._meta.model_name == "broadcast" else None
+
+    settings.DATABASE_ROUTERS = [Apart()]
+    [message] = run()
+    assert message.id == "django_push.E025"
+    assert "django_push.Broadcast:" in message.msg
 
 
 @pytest.mark.parametrize(
