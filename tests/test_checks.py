@@ -25,6 +25,17 @@ GOOD = {
     "locmem": {"BACKEND": LOCMEM},
 }
 
+EXPO_OPTIONS = [
+    "access_token",
+    "broadcast_ramp",
+    "broadcast_rate",
+    "ca_bundle",
+    "endpoint",
+    "max_connections",
+    "proxy",
+    "timeout",
+]
+
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
@@ -130,11 +141,7 @@ def test_each_alias_is_named(settings):
     [
         ({"acces_token": "x"}, "Did you mean 'access_token'?"),
         ({"max_connection": 1}, "Did you mean 'max_connections'?"),
-        (
-            {"zzz": 1},
-            "There are: access_token, broadcast_ramp, broadcast_rate, ca_bundle, endpoint, "
-            + "max_connections, proxy, timeout.",
-        ),
+        ({"zzz": 1}, f"There are: {', '.join(EXPO_OPTIONS)}."),
     ],
 )
 def test_did_you_mean(settings, options, hint):
