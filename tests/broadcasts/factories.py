@@ -1,6 +1,7 @@
 """Broadcasts, tokens and answers for the tests of the engine, and time that passes when it is told to."""
 
 import contextlib
+import json
 from collections import Counter
 from datetime import timedelta
 
@@ -18,8 +19,11 @@ from django_push.models import (
     RateBucket,
     get_token_model,
 )
+from django_push.wire import Reply
 
 LOCMEM = {"BACKEND": "django_push.backends.locmem.LocMemBackend"}
+#: Without its own rate, so that no test waits for it.
+EXPO = {"BACKEND": "django_push.backends.expo.ExpoBackend", "OPTIONS": {"broadcast_rate": 1e6}}
 #: Long enough that no lease of a test ends by itself.
 LEASE = 75.0
 Tokens = get_token_model()._base_manager
@@ -31,6 +35,20 @@ def make_tokens(count, *, backend="default", **fields):
     names = [f"{backend}-{n:04d}" for n in range(count)]
     model.objects.bulk_create([model(backend=backend, token=name, **fields) for name in names])
     return list(model.objects.filter(token__in=names, backend=backend).order_by("pk"))
+
+
+def make_expo_tokens(count, *, backend="default"):
+    """Create rows of an alias that is Expo's, and return them in that order."""
+    model = get_token_model()
+    names = [f"ExponentPushToken[{n:022d}]" for n in range(count)]
+    model.objects.bulk_create([model(backend=backend, token=name) for name in names])
+    return list(model.objects.filter(backend=backend).order_by("pk"))
+
+
+def all_ok(request):
+    """Answer as Expo does when it takes every push."""
+    said = [{"status": "ok", "id": f"id-{target.pk}"} for target in request.targets]
+    return Reply(status=200, body=json.dumps({"data": said}).encode())
 
 
 def drafted(audience="everyone", **fields):
