@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from django.db import InterfaceError, OperationalError, connections
+from django.db import InterfaceError, OperationalError, connections, transaction
 from django.test import override_settings
 
 from django_push import register_token
@@ -182,6 +182,8 @@ class Run:
         #: By token: how often the emulator had seen it before it was registered again.
         self.registered_again = {}
         self.newcomers = []
+        #: What is to happen at a time.
+        self._due = []
         self.started = time.monotonic()
         self._emulator_options = emulator
         self.options = {}
@@ -252,8 +254,8 @@ class Run:
 
     def start(self, audience="everyone", **options):
         """Make the broadcast, and start it; workers are yours to start."""
-        options = {"title": "Chaos", "batch_size": 200, **options}
-        created = broadcast(audience, start=False, **options)
+        audience = get_token_model().objects.all() if audience == "list" else audience
+        created = broadcast(audience, start=False, **{"title": "Chaos", "batch_size": 200, **options})
         control.start(created)
         return self.follow(created.pk)
 
@@ -345,6 +347,16 @@ class Run:
             assert before == self.claims(), "Something was claimed after a committed pause."
             self.act("resume")
 
+    def cancel_after(self, seconds):
+        self.later(seconds, lambda: self.act("cancel"))
+
+    def hold_database(self):
+        """Hold the lock of the file, or of all tokens, as a slow transaction of the site does."""
+        with transaction.atomic(using=ALIAS):
+            get_token_model().objects.filter(pk=-1).update(project="")
+            time.sleep(self.random.uniform(0.3, 1.5))
+        self.happened["held"] += 1
+
     def register_again(self):
         """Let an app come back whose token was told dead, and one be installed."""
         seen = self.emulator.state.seen
@@ -359,9 +371,16 @@ class Run:
         self.newcomers.append(new)
         self.happened["registrations"] += 1 + bool(told)
 
+    def expire_auth(self):
+        self.emulator.state.expire_access_tokens()
+        self.happened["expired auth"] += 1
+
     def switch_faults(self, kinds=None, share=0.3, **options):
-        """Let the provider fail from now on, in every way if nothing else is said."""
-        kinds = kinds or [kind.value for kind in Fault]
+        """Let the provider fail from now on, in every way if nothing else is said.
+
+        Access tokens expire by ``expire_auth``: twice within moments would be a key that is refused.
+        """
+        kinds = kinds or [kind.value for kind in Fault if kind is not Fault.EXPIRED_AUTH]
         self.emulator.state.faults = Faults(
             kinds=kinds, share=share, seed=self.random.getrandbits(32), **options
         )
@@ -371,14 +390,11 @@ class Run:
     def later(self, seconds, verb):
         self._due.append((time.monotonic() + seconds, verb))
 
-    _due: list
-
     def until_over(self, events=(), *, every=(0.3, 1.0), seconds=60, for_events=12):
         """Let things happen at random until the broadcast is over.
 
         ``events`` are methods of this class; after ``for_events`` seconds there are no more of them.
         """
-        self._due = []
         ends = time.monotonic() + seconds
         quiet = time.monotonic() + for_events
         next_at = time.monotonic() + self.random.uniform(*every)
@@ -390,9 +406,12 @@ class Run:
                 next_at = time.monotonic() + self.random.uniform(*every)
             self._absorb_events(0.05)
             self.look()
-        for worker in self.workers:
-            worker.thaw()
-        self._due = []
+
+    def wait(self, condition, seconds=30):
+        ends = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < ends, f"It does not come to that:\n{self.summary()}"
+            self._absorb_events(0.02)
 
     def _absorb_events(self, seconds):
         """Wait, doing meanwhile what is due."""
@@ -440,8 +459,15 @@ class Run:
         """Return how often anything was claimed so far."""
         return sum(batch.claim_no for batch in self.batches())
 
+    def wait_for_silence(self):
+        """Wait until the emulator has done with what was on its way to it."""
+        before = -1
+        while before != (before := self.emulator.state.requests):
+            time.sleep(0.3)
+
     def settle(self):
         """Wait until all workers have gone home, whatever they still had to do."""
+        self._due = []
         for worker in self.workers:
             worker.thaw()
             worker.wait()
@@ -455,6 +481,15 @@ class Run:
     def accepted(self):
         """How often the provider accepted a push, by token: the truth."""
         return self.emulator.state.accepted
+
+    @property
+    def sent(self):
+        return sum(self.accepted.values())
+
+    @property
+    def recorded(self):
+        """How many accepted pushes the tables know of."""
+        return sum(batch.accepted for batch in self.batches())
 
     @property
     def doubled(self):
@@ -480,9 +515,8 @@ class Run:
                 f"seed {self.seed}: run again with CHAOS_SEED={self.seed}",
                 f"{self.database.vendor}, {self.provider}, {time.monotonic() - self.started:.1f} s",
                 f"happened: {dict(self.happened)}; faults: {faults}",
-                f"accepted {sum(self.accepted.values())} of {self.size}, doubled {self.doubled}, "
-                f"at most {told} times; resent {sum(b.resent for b in batches)}, "
-                f"unresolved {len(self.unresolved)}",
+                f"accepted {self.sent} of {self.size}, doubled {self.doubled}, at most {told} times",
+                f"resent {sum(b.resent for b in batches)}, unresolved {len(self.unresolved)}",
                 f"lanes {lanes}; batches {dict(by_status)}",
                 f"log: {self.log}",
             ]
