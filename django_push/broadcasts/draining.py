@@ -122,6 +122,7 @@ class _Drainer:
             return wait
         slice_ = SLICE if len(self.lanes) > 1 else LONG_SLICE
         lane.drain(min(self.ends, time.monotonic() + slice_))
+        lane.ready_at = max(lane.ready_at, time.monotonic())  # behind those that have waited
         if lane.is_over:
             del self.lanes[lane.alias]
             if not self.lanes:
