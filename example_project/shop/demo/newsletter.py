@@ -4,11 +4,12 @@ import time
 from collections import Counter
 from datetime import datetime, timezone
 
-from django.db.models import Count, Max
+from django.core.management import call_command
+from django.core.management.base import CommandError
+from django.db.models import Count, Max, Sum
 
 from django_push import get_token_model
-from django_push.broadcasts import broadcast, drain
-from django_push.broadcasts.control import start
+from django_push.broadcasts import begin, broadcast
 from django_push.models import BatchStatus, Broadcast, BroadcastBatch
 from shop.demo.workers import Workers
 
@@ -34,8 +35,9 @@ PATIENCE = 90.0
 class Newsletter:
     """The broadcast, and what is known of it: by the table, and by the emulator, who counts by itself."""
 
-    def __init__(self, say, style, emulator, workers):
-        self.say = say
+    def __init__(self, stdout, style, emulator, workers):
+        self.stdout = stdout
+        self.say = stdout.write
         self.style = style
         self.emulator = emulator
         self.workers = Workers.of(workers, emulator)
@@ -80,7 +82,7 @@ class Newsletter:
             batch_size=BATCH_SIZE,
             start=False,
         )
-        start(row)
+        begin(row, workers=0)
         self.workers.start(row)
         return row
 
@@ -88,10 +90,11 @@ class Newsletter:
 
     def kill_one(self):
         """Wait until much is sent, and more is known to the providers than to the table; then kill."""
-        self.wait_for(lambda: self.accepted() >= MIDDLE * len(self.tokens), "the middle")
-        self.wait_for(lambda: self.in_doubt() >= BATCH_SIZE or self.is_over(), "something in flight")
+        self.wait_for(lambda: self.accepted() >= MIDDLE * len(self.tokens), "The middle")
+        self.wait_for(lambda: self.in_doubt() >= BATCH_SIZE or self.is_over(), "Something in flight")
         victim = self.workers.kill()
-        self.say(self.style.WARNING(f"{victim} is killed {self.after()}, in the middle. What it leaves:"))
+        seconds = time.monotonic() - self.began
+        self.say(self.style.WARNING(f"{victim} is killed after {seconds:.1f} s. What it leaves:"))
         time.sleep(2 * LATENCY)  # the emulator reads what was on its way
         self.show_state()
 
@@ -102,27 +105,21 @@ class Newsletter:
         self.say(f"    {recorded:,} verdicts are in the table")
         leased = BroadcastBatch.objects.filter(lane__broadcast=self.row, status=BatchStatus.LEASED)
         found = leased.values("lane__backend").order_by("lane__backend")
-        for lane in found.annotate(batches=Count("pk"), until=Max("due_at")):
+        for lane in found.annotate(batches=Count("pk"), tokens=Sum("pending"), until=Max("due_at")):
             left = max(0.0, (lane["until"] - datetime.now(timezone.utc)).total_seconds())
-            claimed = f"{lane['batches']} × {BATCH_SIZE} tokens of {lane['lane__backend']}"
-            self.say(f"    {claimed} are in flight, leased for another {left:.1f} s")
+            claimed = f"{lane['tokens']:,} tokens of {lane['lane__backend']}, in {lane['batches']} batches"
+            self.say(f"    {claimed}, are in flight: leased for another {left:.1f} s")
 
     def go_on(self):
         """Let others finish; this process too, unless workers do by themselves."""
-        self.say(self.workers.explain())
+        self.say(self.workers.explain(self.row))
         if self.workers.go_on_by_themselves:
-            self.wait_for(self.is_over, "the end")
+            self.wait_for(self.is_over, "The end")
+            call_command("push_broadcast", status=self.row.pk, stdout=self.stdout)
         else:
-            drain(self.row.pk, budget=PATIENCE)
+            call_command("push_broadcast", resume=self.row.pk, interactive=False, stdout=self.stdout)
         self.row.refresh_from_db()
-        told = self.row.progress
-        self.say(
-            f"It is {self.row.status} {self.after()}: {told.accepted:,} accepted, {told.failed:,} failed, "
-            f"{told.unknown:,} unknown."
-        )
-
-    def after(self):
-        return f"after {time.monotonic() - self.began:.1f} s"
+        self.say(f"All of it took {time.monotonic() - self.began:.1f} s.")
 
     # --- what is known ------------------------------------------------------------------------------
 
@@ -145,7 +142,7 @@ class Newsletter:
         while not condition():
             self.workers.check_alive()
             if time.monotonic() > end:
-                raise TimeoutError(f"{what} did not come within {PATIENCE:.0f} s")
+                raise CommandError(f"{what} did not come within {PATIENCE:.0f} s.")
             time.sleep(0.02)
 
     def report(self):

@@ -54,7 +54,7 @@ class Workers:
     def start(self, row):
         """Let workers have the broadcast."""
         for _ in range(self.count):
-            self.spawn(str(MANAGE), "demo_worker", str(row.pk))
+            self.spawn(str(MANAGE), "push_broadcast", "--resume", str(row.pk), "--no-input", "--json")
 
     def spawn(self, *arguments):
         """Start a process in a group of its own, that is killed as a whole."""
@@ -91,8 +91,9 @@ class Workers:
             if process.poll():
                 raise CommandError(f"A worker has failed:\n{process.communicate()[1]}")
 
-    def explain(self):
-        return "This process resumes it: it sends what is left, and waits for the leases to end."
+    def explain(self, row):
+        """Say who goes on with the broadcast."""
+        return f"This process goes on with it: manage.py push_broadcast --resume {row.pk}"
 
 
 class CeleryWorkers(Workers):
@@ -139,5 +140,5 @@ class CeleryWorkers(Workers):
             self.spawn("-m", "celery", "-A", "shop", "worker", *options)
         wake_workers(row, self.count)
 
-    def explain(self):
+    def explain(self, row):
         return "The other workers go on: they send what is left, and wait for the leases to end."

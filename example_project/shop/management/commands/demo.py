@@ -42,7 +42,7 @@ class Command(BaseCommand):
             if wrong:
                 raise CommandError(f"{wrong} of {len(orders.CASES)} tokens are not what they should be.")
             self.title("2. A broadcast that survives its worker")
-            if trouble := Newsletter(self.say, self.style, emulator, options["workers"]).run():
+            if trouble := Newsletter(self.stdout, self.style, emulator, options["workers"]).run():
                 raise CommandError(f"The broadcast has not kept its promise: {trouble}.")
         self.invite()
 
