@@ -106,7 +106,7 @@ class _Drainer:
             if wait is None or self._due_in() > min(self.linger, self.ends - time.monotonic()):
                 break
             self._sleep(wait)
-        return self._end()
+        return self._ended()
 
     def _is_over(self) -> bool:
         return self.is_told_to_stop() or time.monotonic() >= self.ends
@@ -189,9 +189,23 @@ class _Drainer:
         connection.close()
         time.sleep(NAP)
 
-    def _end(self) -> Drained:
+    def _ended(self) -> Drained:
         wait = self._due_in()
+        while (drained := self._tried_to_end(wait)) is None:
+            pass
+        return drained
+
+    def _tried_to_end(self, wait: float) -> Drained | None:
+        try:
+            return self._end(wait)
+        except (OperationalError, InterfaceError) as error:
+            self._reconnect(error)
+            return None
+
+    def _end(self, wait: float) -> Drained:
         for lane in self.lanes.values():
+            if lane.has_rest:  # the database was lost: what it holds is written, however late
+                lane.drain(0.0)
             lane.close()
         status = control.settle(self.broadcast)
         running = status == BroadcastStatus.RUNNING

@@ -146,13 +146,23 @@ class LaneDrainer:
         """Claim, send and record until ``ends``, or until there is nothing to do now."""
         self.ends = ends
         self._write_rest()
+        self._exchange()
+        while self.again:  # the last replies have asked for another form
+            self._exchange()
+        self._write_rest()
+
+    def _exchange(self) -> None:
         for request, reply in self.channel.exchange(self._requests()):
             try:
                 self._absorb(request, reply)
             except (OperationalError, InterfaceError):
                 self.is_stopped = True  # but listen to what is out; the conclusion will be drawn again
             self.watch()
-        self._write_rest()
+
+    @property
+    def has_rest(self) -> bool:
+        """Whether something is claimed that is neither sent nor written: an error came between."""
+        return bool(self.current or self.again or self.unwritten)
 
     def close(self) -> None:
         """Give quota back that was reserved and is not used."""
