@@ -211,11 +211,17 @@ class LaneDrainer:
         """Whether the batch is still ours for as long as a request may take; else drop the rest of it."""
         left = opened.claim.lease_ends - time.monotonic()
         if not opened.is_lost and left < LEAST_LEFT * self.backend.timeout:
+            self._stop_if_cancelled()
             opened.is_lost = not renew(opened.claim, self.lease)
         if opened.is_lost and opened is self.current:
             logger.warning("broadcast %s: batch %s was taken over", self.broadcast.pk, opened.claim.batch)
             self.current = None
         return not opened.is_lost
+
+    def _stop_if_cancelled(self) -> None:
+        """Let no more of a batch go out that is slow, or was frozen, if its lane was cancelled since."""
+        if lanes().filter(pk=self.pk, status=LaneStatus.CANCELLED).exists():
+            self.is_stopped = self.is_over = True
 
     def _open_next(self) -> bool:
         """Claim the next batch, if there is one and it may be sent now."""
@@ -342,6 +348,7 @@ class LaneDrainer:
         opened.written_at = now
         try:
             opened.is_lost = not record_progress(self.broadcast, opened.claim, opened.result, self.lease)
+            self._stop_if_cancelled()
         except (OperationalError, InterfaceError):
             self.is_stopped = True  # it is written with the rest, when the database is back
 
