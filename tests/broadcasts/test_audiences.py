@@ -15,19 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from django_push import Topic, get_token_model
-from django_push.broadcasts import audiences
-from django_push.broadcasts.audiences import (
-    FILTER_NAMES,
-    chosen,
-    counts,
-    describe,
-    duration_in_words,
-    fixed,
-    seconds,
-    specification,
-    tokens_of,
-    version_key,
-)
+from django_push.broadcasts import audiences, filters
+from django_push.broadcasts.audiences import chosen, counts, describe, fixed, specification, tokens_of
+from django_push.broadcasts.filters import FILTER_NAMES, MAX_SECONDS, duration_in_words, seconds, version_key
 from django_push.exceptions import InvalidAudience
 from django_push.message import Condition
 from django_push.models import PushTokenQuerySet
@@ -131,7 +121,7 @@ class TestFilters:
 
     def test_a_user_model_without_groups(self, monkeypatch):
         """A site of its own making is told what to use in their place."""
-        monkeypatch.setattr(audiences, "get_user_model", lambda: Group)
+        monkeypatch.setattr(filters, "get_user_model", lambda: Group)
         with pytest.raises(InvalidAudience, match="the user model has no groups"):
             of(group="beta")
 
@@ -174,7 +164,7 @@ class TestFilters:
 
     def test_too_many_versions(self, monkeypatch):
         """A site with a version for each build gets a clear word, not a query of any length."""
-        monkeypatch.setattr(audiences, "MOST_VERSIONS", 3)
+        monkeypatch.setattr(filters, "MOST_VERSIONS", 3)
         for n in range(4):
             make(str(n), app_version=f"1.{n}")
         with pytest.raises(InvalidAudience, match="more than 3 different versions"):
@@ -413,7 +403,7 @@ class TestSpecification:
     def test_users_with_keys_that_are_no_numbers(self, monkeypatch):
         """A UUID is kept as text."""
         key = uuid.uuid4()
-        monkeypatch.setattr(audiences, "_user_key", lambda value: uuid.UUID(str(value)))
+        monkeypatch.setattr(filters, "_user_key", lambda value: uuid.UUID(str(value)))
         spec = specification({"user": [key, str(key)]})
         assert {"user": [str(key), str(key)]} == spec["filters"]
         assert spec == specification(spec)
@@ -695,7 +685,7 @@ class TestPlan:
 class TestDurations:
     """Durations as people write them."""
 
-    @given(st.integers(1, audiences.MAX_SECONDS))
+    @given(st.integers(1, MAX_SECONDS))
     def test_words_and_seconds_are_inverse(self, value):
         """What is written is read as the same duration, in the largest unit that fits."""
         said = duration_in_words(value)
@@ -722,7 +712,7 @@ class TestDurations:
             found = seconds(value)
         except ValueError:
             return
-        assert 1 <= found <= audiences.MAX_SECONDS
+        assert 1 <= found <= MAX_SECONDS
 
 
 class TestVersions:
