@@ -14,7 +14,7 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError
 from django.utils.dateparse import parse_datetime
 
-from django_push.broadcasts.audiences import seconds
+from django_push.broadcasts.filters import seconds
 
 #: No broadcast is planned for other years, and zones can be added to these.
 _FIRST_YEAR, _LAST_YEAR = 2000, 9000
