@@ -1,4 +1,4 @@
-"""The admin: tokens and sending to them, receipts and problems.
+"""The admin: tokens and sending to them, broadcasts, receipts and problems.
 
 The token model in use is registered here, unless the site has registered it before.
 """
@@ -8,14 +8,16 @@ from __future__ import annotations
 from django.contrib import admin
 from django.core.exceptions import ImproperlyConfigured
 
+from django_push.admin.broadcasts import BroadcastAdmin
 from django_push.admin.receipts import PushProblemAdmin, ReceiptBatchAdmin
 from django_push.admin.tokens import PushTokenAdmin
-from django_push.models import PushProblem, ReceiptBatch, get_token_model
+from django_push.models import Broadcast, PushProblem, ReceiptBatch, get_token_model
 
-__all__ = ["PushProblemAdmin", "PushTokenAdmin", "ReceiptBatchAdmin"]
+__all__ = ["BroadcastAdmin", "PushProblemAdmin", "PushTokenAdmin", "ReceiptBatchAdmin"]
 
 
 def _register() -> None:
+    admin.site.register(Broadcast, BroadcastAdmin)
     admin.site.register(ReceiptBatch, ReceiptBatchAdmin)
     admin.site.register(PushProblem, PushProblemAdmin)
     try:
