@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -36,6 +37,8 @@ PLANNED_SIZE = 500
 INSERT = 200
 #: The most languages of one message, and bytes of it as JSON. Providers take 4 kB.
 MOST_TRANSLATIONS, MOST_BYTES = 200, 65_536
+#: U+0000 as JSON has it; a backslash before it would be another's.
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 #: The most workers that are woken for one broadcast at its start.
 MOST_WORKERS = 64
 
@@ -88,10 +91,10 @@ def broadcast(
     specification = audiences.specification(audience)
     _check(said, spoken, using, personalize, rate, on_unknown, max_sends, batch_size, workers)
     row = Broadcast(
-        name=name,
+        name=name or "",
         message=said.to_json(),
         translations={language: text.to_json() for language, text in spoken.items()},
-        personalize=personalize,
+        personalize=personalize or "",
         audience=specification,
         using=using or "",
         idempotency_key=key,
@@ -104,8 +107,10 @@ def broadcast(
     )
     row.content_hash = _content_hash(row)
     control.check_allowed(row)
-    _set_times(row, schedule, expires)
-    created = _create(row, audience if specification["kind"] == "list" else None)
+    created = _first_with_key(row)  # whose time may have come meanwhile
+    if created is None:
+        _set_times(row, schedule, expires)
+        created = _create(row, audience if specification["kind"] == "list" else None)
     if start and created.status == BroadcastStatus.DRAFT:
         begin(created, workers=workers)
     return created
@@ -136,6 +141,8 @@ def _translated(
     if said.is_lazy:
         found = {language.lower(): said.render(language) for language, _ in settings.LANGUAGES}
     plain = said.to_json()
+    if not isinstance(translations, Mapping):
+        raise InvalidMessage("translations maps a language to a PushMessage, or to fields of one.")
     for language, text in translations.items():
         if isinstance(text, Mapping):
             text = message_of(None, {**plain, **text})
@@ -145,8 +152,11 @@ def _translated(
     if len(found) > MOST_TRANSLATIONS:
         raise InvalidMessage(f"There are more than {MOST_TRANSLATIONS} translations.")
     for text in (said, *found.values()):
-        if len(json.dumps(text.to_json())) > MOST_BYTES:
+        dumped = json.dumps(text.to_json())
+        if len(dumped) > MOST_BYTES:
             raise InvalidMessage(f"The message is longer than {MOST_BYTES} bytes.")
+        if _NUL.search(dumped):
+            raise InvalidMessage("The message has a NUL character, which no database keeps as JSON.")
     return found
 
 
@@ -190,38 +200,47 @@ def _check(
 def _set_times(row: Broadcast, schedule: datetime | None, expires: datetime | timedelta | None) -> None:
     now = moment()
     if schedule is not None:
-        row.scheduled_at = database_time(schedule, database())
+        row.scheduled_at = _time("schedule", schedule, now)
         if row.scheduled_at <= now:
             raise InvalidBroadcast("The schedule is in the past.")
-    if isinstance(expires, timedelta):
-        row.expires_at = (row.scheduled_at or now) + expires
-    elif expires is not None:
-        row.expires_at = database_time(expires, database())
+    if expires is not None:
+        row.expires_at = _time("expires", expires, row.scheduled_at or now)
     if row.expires_at is not None and row.expires_at <= (row.scheduled_at or now):
         raise InvalidBroadcast("It expires before it starts.")
 
 
+def _time(label: str, value: Any, start: datetime) -> datetime:
+    try:
+        if label == "expires" and isinstance(value, timedelta):
+            return start + value
+        if isinstance(value, datetime):
+            return database_time(value, database())
+    except OverflowError:
+        pass
+    raise InvalidBroadcast(f"{label} must be a datetime of these centuries.")
+
+
 def _create(draft: Broadcast, chosen: Any) -> Broadcast:
-    """Insert the broadcast, or return the one that has its key already."""
-    if draft.idempotency_key is not None:
-        found = broadcasts().filter(idempotency_key=draft.idempotency_key).first()
-        if found is not None:
-            return _same(found, draft)
+    """Insert the broadcast, or return the one that has got its key meanwhile."""
     try:
         with transaction.atomic(using=database()):
             draft.save(using=database(), force_insert=True)
             if chosen is not None:
                 _plan(draft, chosen)
     except IntegrityError:
-        found = broadcasts().filter(idempotency_key=draft.idempotency_key).first()
-        if draft.idempotency_key is None or found is None:
+        found = _first_with_key(draft)
+        if found is None:
             raise
-        return _same(found, draft)
+        return found
     return draft
 
 
-def _same(found: Broadcast, row: Broadcast) -> Broadcast:
-    if found.content_hash != row.content_hash:
+def _first_with_key(draft: Broadcast) -> Broadcast | None:
+    """Return the broadcast that has the key already. Raises InvalidBroadcast if it says something else."""
+    if draft.idempotency_key is None:
+        return None
+    found = broadcasts().filter(idempotency_key=draft.idempotency_key).first()
+    if found is not None and found.content_hash != draft.content_hash:
         raise InvalidBroadcast(f"The key belongs to broadcast {found.pk}, which says something else.")
     return found
 
