@@ -376,15 +376,13 @@ def test_statements_of_a_claim(django_assert_max_num_queries):
 def test_the_page_is_read_by_its_index():
     """The hot query goes by alias, status and key, and sorts nothing."""
     make_tokens(300)
-    make_tokens(300, backend="other")
+    make_tokens(4000, backend="other")
     made = started()
-    claimed(made, 100)
+    claimed(made, 50)
     with connection.cursor() as cursor:
-        if connection.vendor == "postgresql":
-            cursor.execute(f"ANALYZE {get_token_model()._meta.db_table}")
-            cursor.execute("SET LOCAL enable_seqscan = off")
+        cursor.execute(f"ANALYZE {get_token_model()._meta.db_table}")
     with CaptureQueriesContext(connection) as queries:
-        claimed(made, 100)
+        claimed(made, 50)
     table = get_token_model()._meta.db_table
     [page] = [q["sql"] for q in queries if q["sql"].startswith("SELECT") and f'FROM "{table}"' in q["sql"]]
     explain = "EXPLAIN QUERY PLAN " if connection.vendor == "sqlite" else "EXPLAIN "

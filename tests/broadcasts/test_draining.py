@@ -147,8 +147,8 @@ def after(times):
 def test_lanes_take_turns(monkeypatch):
     """No alias waits until another has been through."""
     monkeypatch.setattr(draining, "SLICE", 0.01)
-    make_tokens(40)
-    make_tokens(40, backend="other")
+    make_tokens(12)
+    make_tokens(12, backend="other")
     made = started(batch_size=1)
     slow = lane.claim
     monkeypatch.setattr(lane, "claim", lambda *args: time.sleep(0.002) or slow(*args))
