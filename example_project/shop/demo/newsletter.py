@@ -29,7 +29,7 @@ LATENCY = 0.1
 #: When a worker is killed: so much of the whole has been accepted.
 MIDDLE = 0.4
 #: Longer than this it never takes. Seconds.
-PATIENCE = 90.0
+PATIENCE = 150.0
 
 
 class Newsletter:
@@ -140,7 +140,7 @@ class Newsletter:
     def wait_for(self, condition, what):
         end = time.monotonic() + PATIENCE
         while not condition():
-            self.workers.check_alive()
+            self.workers.look_after()
             if time.monotonic() > end:
                 raise CommandError(f"{what} did not come within {PATIENCE:.0f} s.")
             time.sleep(0.02)

@@ -4,17 +4,21 @@ import os
 import signal
 import subprocess
 import sys
-import uuid
+import time
 from pathlib import Path
 
 from django.conf import settings
 from django.core.management.base import CommandError
 
-from django_push.broadcasts import wake_workers
+from django_push.broadcasts import tick, wake_workers
 
 MANAGE = Path(__file__).resolve().parent.parent.parent / "manage.py"
 #: Seconds. A lease lasts five of them: after a crash, others wait for so long.
 TIMEOUT = 1.0
+#: Celery's. Other workers of the shop, if there are any, do not see the demo's emulator.
+QUEUE = "shop-demo"
+#: How often it is looked for what is due. Seconds.
+TICK = 5.0
 
 
 class Workers:
@@ -85,7 +89,7 @@ class Workers:
             process.kill()
         process.communicate()
 
-    def check_alive(self):
+    def look_after(self):
         """Raise CommandError, with what it said, if a worker has failed."""
         for process in self.processes:
             if process.poll():
@@ -109,14 +113,15 @@ class CeleryWorkers(Workers):
         from shop.celery import app
 
         self.app = app
+        self.looked_at = time.monotonic()
         self.broker = app.connection_for_write().as_uri()  # without the password
-        self.queue = self.environment["SHOP_QUEUE"] = f"shop-demo-{uuid.uuid4().hex[:8]}"
-        app.conf.task_default_queue = self.queue
+        app.conf.task_default_queue = self.environment["SHOP_QUEUE"] = QUEUE
 
     def __exit__(self, *exc):
         super().__exit__(*exc)
         with self.app.connection_for_write() as connection:
-            connection.default_channel.queue_delete(self.queue)
+            connection.default_channel.queue_delete(QUEUE)
+            connection.default_channel.exchange_delete(QUEUE)
 
     def __str__(self):
         return f"{self.count} Celery workers at {self.broker}"
@@ -133,12 +138,23 @@ class CeleryWorkers(Workers):
                 ) from None
 
     def start(self, row):
-        """Start Celery's workers, and ask the dispatcher for as many tasks."""
+        """Start Celery's workers, and ask the dispatcher for tasks.
+
+        For two each, as a worker reserves the next task while it is at one: what the victim has
+        reserved is lost with Redis. One too many does no harm.
+        """
         for number in range(self.count):
-            name = f"{self.queue}-{number}@%h"
+            name = f"{QUEUE}-{number}@%h"
             options = ["-c1", "-lWARNING", "-n", name, "--without-gossip", "--without-mingle"]
             self.spawn("-m", "celery", "-A", "shop", "worker", *options)
-        wake_workers(row, self.count)
+        wake_workers(row, 2 * self.count)
+
+    def look_after(self):
+        """Do what Celery beat does every minute: wake workers for a broadcast that nobody looks after."""
+        super().look_after()
+        if time.monotonic() - self.looked_at > TICK:
+            self.looked_at = time.monotonic()
+            tick(with_receipts=False)
 
     def explain(self, row):
         return "The other workers go on: they send what is left, and wait for the leases to end."
