@@ -258,7 +258,7 @@ def test_a_provider_that_does_not_answer(monkeypatch, outcome):
     monkeypatch.setattr(lane, "MOST_MISSES", GRACE + 1)
     rows = make_tokens(20)
     answer_all(rows, outcome, code="Down")
-    made = started(batch_size=1)
+    made = started(batch_size=1, max_sends=10)
     drained(made)
     assert lane_of(made).misses == GRACE
     assert len(testing.outbox) == GRACE

@@ -245,7 +245,7 @@ def test_receipts_are_asked_for(queue, settings):
 
     def answer(request):
         reply = {"data": {name: {"status": "ok"} for name in request.receipt_ids}}
-        return _json(reply)
+        return Reply(status=200, body=json.dumps(reply).encode())
 
     with testing.fake_transport("default", answer):
         assert tick(with_receipts=False).receipts is None
