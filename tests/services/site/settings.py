@@ -1,5 +1,6 @@
 """A web process or a worker, as the environment says: its database, its queue and its provider."""
 
+import json
 import os
 
 import django
@@ -14,10 +15,15 @@ DATABASES = {
         "OPTIONS": {"timeout": 30, "transaction_mode": "IMMEDIATE"},
     }
 }
+if os.environ["PUSH_SITE_DATABASE"].startswith("{"):
+    DATABASES = {"default": json.loads(os.environ["PUSH_SITE_DATABASE"])}
 PUSH_BACKENDS = {
     "expo": {
         "BACKEND": "django_push.backends.expo.ExpoBackend",
-        "OPTIONS": {"access_token": "canary-access-token"},
+        "OPTIONS": {
+            "access_token": "canary-access-token",
+            **json.loads(os.environ.get("PUSH_SITE_OPTIONS", "{}")),
+        },
     }
 }
 PUSH_EMULATOR_HOST = os.environ.get("PUSH_SITE_EMULATOR", "")
@@ -34,6 +40,11 @@ if os.environ.get("PUSH_SITE_BROKER"):
     CELERY_BROKER_URL = os.environ["PUSH_SITE_BROKER"]
     CELERY_TASK_DEFAULT_QUEUE = QUEUE
     CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+    CELERY_TASK_ACKS_LATE = os.environ.get("PUSH_SITE_ACKS_LATE") == "1"
+    # As docs/deployment.rst has it, but more often.
+    CELERY_BEAT_SCHEDULE = {
+        "push-tick": {"task": "django_push.run_job", "schedule": 1.0, "args": ("tick", {})},
+    }
     if CELERY_BROKER_URL.startswith("redis"):
         CELERY_BROKER_TRANSPORT_OPTIONS = {
             "socket_timeout": 5,
