@@ -13,7 +13,7 @@ from django.db.models import F, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import NoReverseMatch, URLPattern, path, reverse
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
@@ -21,7 +21,16 @@ from django_push.admin.broadcasts_compose import ComposeAdmin
 from django_push.admin.broadcasts_control import ControlAdmin, buttons, lane_buttons
 from django_push.admin.broadcasts_pages import TEMPLATES, works_elsewhere
 from django_push.admin.broadcasts_progress import Figures, figures_of, picture, share, tokens_of
-from django_push.admin.broadcasts_words import at, audience, facts, fields, headline, number, reason
+from django_push.admin.broadcasts_words import (
+    at,
+    audience,
+    facts,
+    fields,
+    headline,
+    number,
+    reason,
+    short_time,
+)
 from django_push.admin.lists import CappedPaginator, IndexedChangeList
 from django_push.broadcasts.rows import again_if_lost, batches, broadcasts, database, lanes, lock_lanes
 from django_push.models import FINAL, BatchStatus, Broadcast, BroadcastStatus, PushProblem
@@ -43,7 +52,7 @@ class BroadcastAdmin(ControlAdmin, ComposeAdmin):
     """Broadcasts. Nobody writes a row: they are composed, and their buttons pressed."""
 
     list_display = (
-        "id", "headline", "state", "figures", "audience_words", "who", "scheduled", "started", "finished",
+        "id", "headline", "state", "figures", "audience_words", "who", "times",
     )  # fmt: skip
     list_display_links = ("id", "headline")
     list_filter = ("status",)
@@ -103,17 +112,16 @@ class BroadcastAdmin(ControlAdmin, ComposeAdmin):
     def who(self, row: Broadcast) -> str | None:
         return row.created_by_name or None
 
-    @admin.display(description=gettext_lazy("scheduled"))
-    def scheduled(self, row: Broadcast) -> Any:
-        return at(row.scheduled_at)
-
-    @admin.display(description=gettext_lazy("started"))
-    def started(self, row: Broadcast) -> Any:
-        return at(row.started_at)
-
-    @admin.display(description=gettext_lazy("finished"))
-    def finished(self, row: Broadcast) -> Any:
-        return at(row.finished_at)
+    @admin.display(description=gettext_lazy("times"))
+    def times(self, row: Broadcast) -> str:
+        """Show for when it was scheduled, when it started and when it ended."""
+        found = [
+            (_("scheduled for %(time)s"), row.scheduled_at if row.started_at is None else None),
+            (_("started %(time)s"), row.started_at),
+            (_("finished %(time)s"), row.finished_at),
+        ]
+        lines = [(words % {"time": short_time(at(time))},) for words, time in found if time]
+        return format_html_join("", '<span class="push-time">{}</span>', lines)
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[BroadcastChangeList]:
         return BroadcastChangeList

@@ -196,7 +196,7 @@ def _facts(form: BroadcastForm, plan: Preview) -> Iterator[tuple[Any, Any]]:
         (_("Schedule"), time_in_words(_local(given["schedule"])) or _("now")),
         (_("Expires"), time_in_words(_local(given["expires"]))),
         (_("Rate"), rate(given["rate"])),
-        (_("What may have been sent"), on_unknown(given["on_unknown"], 3)),
+        (_("If no answer comes"), on_unknown(given["on_unknown"], 3)),
         *fields(form.message.to_json()),
     ]
     yield from ((label, value) for label, value in found if value)

@@ -142,7 +142,6 @@ VERBS: Mapping[str, Verb] = {
         unchanged=gettext_lazy("Nothing is unknown; nothing is sent again."),
         entry=gettext_lazy("Sent again to the unknown."),
         asks=_ask_resend,
-        is_harmful=True,
     ),
     "undo_deactivations": Verb(
         label=gettext_lazy("Undo deactivations"),
@@ -153,7 +152,6 @@ VERBS: Mapping[str, Verb] = {
         unchanged=gettext_lazy("No token is left that this broadcast has deactivated."),
         entry=gettext_lazy("Undid its deactivations."),
         asks=_ask_undo,
-        is_harmful=True,
         has_lanes=False,
     ),
 }
@@ -272,7 +270,7 @@ class ControlAdmin(BroadcastPages):
             self.log_change(request, row, f"{verb.entry} ({lane})" if lane else str(verb.entry))
         else:
             said, level = _too_late(row, verb, lane), messages.WARNING
-        self.message_user(request, f"{lane}: {said}" if lane else said, level)
+        self.message_user(request, f"{said} ({lane})" if lane else said, level)
 
 
 def _has_lane(row: Broadcast, verb: Verb, lane: str) -> bool:

@@ -153,7 +153,7 @@ class BroadcastForm(SendPushForm):
                 *((f"{NAMED}{name}", _("named: %(name)s") % {"name": name}) for name in _named()),
             ],
         )
-        if not _has_groups():
+        if not (_has_groups() and Group.objects.exists()):
             del self.fields["group"]
 
     def _choose(self, name: str, choices: list[tuple[str, Any]]) -> None:
@@ -183,6 +183,10 @@ class BroadcastForm(SendPushForm):
             self._set_audience(cleaned)
             self._check_times(cleaned.get("schedule"), cleaned.get("expires"))
         return cleaned
+
+    def clean_body(self) -> str:
+        """Take the line breaks as phones have them; a browser sends each as two characters."""
+        return str(self.cleaned_data["body"]).replace("\r\n", "\n")
 
     def _set_message(self, fields: dict[str, Any]) -> None:
         said = self.cleaned_data.get("translations") or {}

@@ -28,6 +28,8 @@ from django_push.outcomes import Outcome
 
 #: Failures that are no failure of the broadcast: the token was dead, and is deactivated.
 DEAD = (Outcome.UNREGISTERED, Outcome.INVALID_TOKEN)
+#: A broadcast in another status changes only as far as workers tell what was in flight.
+LIVE = (BroadcastStatus.SCHEDULED, BroadcastStatus.RUNNING, BroadcastStatus.PAUSED)
 
 
 # --- the list -------------------------------------------------------------------------------------
@@ -93,7 +95,7 @@ def picture(row: Broadcast) -> dict[str, Any]:
         "state": row.status,
         "status": row.get_status_display(),
         "why": reason(row.pause_reason) if row.status == BroadcastStatus.PAUSED else "",
-        "is_live": row.status in (BroadcastStatus.RUNNING, BroadcastStatus.SCHEDULED) or is_in_flight(row),
+        "is_live": row.status in LIVE or is_in_flight(row),
         "started": row.started_at is not None,
         "told": tokens_of(progress.told, progress.total),
         "bar": (progress.told, progress.total) if progress.total else (1, 1),

@@ -53,6 +53,11 @@ def time_in_words(value: datetime | None) -> str:
     return "" if value is None else formats.date_format(value, "DATETIME_FORMAT")
 
 
+def short_time(value: datetime | None) -> str:
+    """Return a time of this place as it fits into a list."""
+    return "" if value is None else formats.date_format(value, "SHORT_DATETIME_FORMAT")
+
+
 def soon_in_words(value: datetime | None) -> str:
     """Return the time of day, with seconds, of what is to be within the hour."""
     return "" if value is None else formats.date_format(value, "H:i:s")
@@ -89,7 +94,7 @@ def facts(row: Broadcast) -> Iterator[tuple[str, Any]]:
         (_("Finished"), time_in_words(at(row.finished_at))),
         (_("Expires"), time_in_words(at(row.expires_at))),
         (_("Rate"), rate(row.rate)),
-        (_("What may have been sent"), on_unknown(row.on_unknown, row.max_sends)),
+        (_("If no answer comes"), on_unknown(row.on_unknown, row.max_sends)),
         (_("Personalized by"), row.personalize),
         (_("Idempotency key"), row.idempotency_key),
     ]
@@ -104,8 +109,8 @@ def rate(value: float | None) -> str:
 
 def on_unknown(policy: str, most: int) -> str:
     if policy == UnknownPolicy.SKIP or most == 1:
-        return _("is never sent again")
-    return _("is sent again, at most %(n)d times in all") % {"n": most}
+        return _("what may have been sent is never sent again")
+    return _("what may have been sent is sent again, at most %(n)d times in all") % {"n": most}
 
 
 def fields(message: Mapping[str, Any]) -> Iterator[tuple[Any, str]]:
