@@ -21,6 +21,7 @@ from django_push.models import (
     PushProblem,
     ReceiptBatch,
 )
+from django_push.wire import Reply
 from tests.broadcasts.factories import (
     EXPO,
     all_ok,
