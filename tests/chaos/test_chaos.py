@@ -30,7 +30,7 @@ def test_kills(new_run, seed):
         check(run)
 
 
-@on("postgresql", "sqlite", "mysql")
+@on("postgresql", "sqlite")
 def test_freezes(new_run, seed):
     """Workers are frozen past their leases and wake up late: what they have to say does not count."""
     run = new_run(seed, latency=0.1)
@@ -71,10 +71,10 @@ def test_faults(new_run, seed):
 @pytest.mark.parametrize("provider", ["gcm", "fcm"])
 def test_other_providers(new_run, seed, provider):
     """GCM with canonical ids and FCM with a request for each token: the same promises."""
-    run = new_run(seed, provider=provider, size=4000 if provider == "gcm" else 1500, latency=0.05)
-    with run.site(broadcast_rate=RATE * (2 if provider == "gcm" else 1)):
-        run.start(batch_size=500 if provider == "gcm" else 200)
-        run.switch_faults(share=0.3 if provider == "gcm" else 0.05)
+    run = new_run(seed, provider=provider, size=3000 if provider == "gcm" else 500, latency=0.05)
+    with run.site(broadcast_rate=RATE if provider == "gcm" else RATE / 3):
+        run.start(batch_size=400 if provider == "gcm" else 100)
+        run.switch_faults(share=0.3 if provider == "gcm" else 0.03)
         run.work(3)
         events = [run.kill, run.freeze, run.register_again]
         run.until_over([*events, run.expire_auth] if provider == "fcm" else events)
@@ -105,10 +105,11 @@ def test_database_failures(new_run, seed):
         run.switch_faults(kinds=["rate-limited", "reset-after"], share=0.2)
         run.work(3)
         run.until_over([run.fail_database, run.kill], every=(0.5, 1.5))
+        assert run.happened["crashes"] == 0
         check(run)
 
 
-@on("postgresql", "sqlite")
+@on("postgresql", "mysql")
 def test_pauses(new_run, seed):
     """An operator pauses and resumes while workers are killed: nothing is claimed meanwhile."""
     run = new_run(seed, latency=0.1)
@@ -120,7 +121,7 @@ def test_pauses(new_run, seed):
         check(run)
 
 
-@on("postgresql", "sqlite", "mysql")
+@on("postgresql", "sqlite")
 def test_cancel(new_run, seed):
     """After a cancel no more goes out than was in flight, and it is all accounted for."""
     run = new_run(seed, latency=0.1)
@@ -207,20 +208,19 @@ def test_duplicate_and_late_tasks(new_run):
 @on("postgresql", "sqlite")
 def test_slow_batch(new_run):
     """Of a slow batch only what is in flight or not yet written can be doubled, far less than all of it."""
-    run = new_run(1, provider="fcm", size=500, latency=0.2)
-    with run.site(max_connections=16):  # 80 a second: six seconds
-        run.start(batch_size=500)
+    run = new_run(1, provider="fcm", size=400, latency=0.2)
+    with run.site(max_connections=16):  # 80 a second: five seconds
+        run.start(batch_size=400)
         worker = run.work()
-        run.wait(lambda: run.sent > 250)
+        run.wait(lambda: run.sent > 200)
         worker.kill()
         sent = run.sent
         (batch,) = run.batches()
         run.work()
         run.until_over()
         check(run)
-        assert sent > 250
-        assert batch.accepted > 100
-        assert run.doubled <= sent - batch.accepted + 2 * 16 + 1 < 250
+        assert batch.accepted > sent - 1.5 * 80
+        assert run.doubled <= sent + 2 * 16 - batch.accepted < 200
 
 
 @on("sqlite")

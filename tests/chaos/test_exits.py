@@ -76,7 +76,7 @@ def test_a_worker_ends_in_a_slow_batch(new_run, point):
 def test_a_worker_ends_after_a_renewal(new_run):
     """A lease that was prolonged and left is waited for, no longer than it lasts."""
     run = new_run(1, provider="fcm", size=150, latency=0.2)
-    run.timings["lane.FLUSH"] = 60
+    run.timings["broadcasts.lane.FLUSH"] = 60
     with run.site(max_connections=4):
         run.start(batch_size=150)
         run.exited(run.fork("drain", exit_at="after-renew"))
@@ -86,11 +86,12 @@ def test_a_worker_ends_after_a_renewal(new_run):
         check(run)
 
 
-@on("sqlite", "mysql")
-@pytest.mark.parametrize("audience", ["everyone", "list"])
+@pytest.mark.parametrize(
+    ("site_database", "audience"), [("sqlite", "list"), ("mysql", "everyone")], indirect=["site_database"]
+)
 def test_workers_end_one_after_the_other(new_run, seed, audience):
     """Every point in turn kills a worker of one and the same broadcast."""
-    run = new_run(seed, size=5000, latency=0.02)
+    run = new_run(seed, size=4000, latency=0.02)
     with run.site(max_connections=2):
         run.start(audience, batch_size=100)
         points = [f"{point}:{run.random.randint(1, 3)}" for point in EXITS if "finish" not in point]
@@ -105,7 +106,7 @@ def test_workers_end_one_after_the_other(new_run, seed, audience):
         check(run)
 
 
-@on("postgresql", "sqlite")
+@on("postgresql")
 @pytest.mark.parametrize(
     ("point", "audience"),
     [
@@ -137,7 +138,7 @@ def test_the_web_process_ends(new_run, point, audience):
         assert run.doubled == 0
 
 
-@on("postgresql", "sqlite")
+@on("postgresql")
 @pytest.mark.parametrize(("act", "point"), [("pause", "in-change"), ("cancel", "in-cancel")])
 def test_an_operator_ends(new_run, act, point):
     """A pause or cancel that did not commit did not take place."""

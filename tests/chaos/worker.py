@@ -67,11 +67,10 @@ def exit_at(point):
 
 
 def change(timings):
-    """Set constants: ``{"lane.POLL": 0.1}``, from django_push.broadcasts or another package of ours."""
+    """Set constants of ours: ``{"broadcasts.lane.POLL": 0.1}``."""
     for path, value in timings.items():
         module, _, name = path.rpartition(".")
-        package = "django_push" if "." in module else "django_push.broadcasts"
-        found = importlib.import_module(f"{package}.{module}")
+        found = importlib.import_module(f"django_push.{module}")
         assert hasattr(found, name), path
         setattr(found, name, value)
 
