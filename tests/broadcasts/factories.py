@@ -106,7 +106,7 @@ def let_time_pass(made):
     batches_of(made, status__in=waiting).update(due_at=F("due_at") - day)
     lanes = BroadcastLane.objects.filter(broadcast_id=made.pk)
     lanes.update(hold_until=None)
-    RateBucket.objects.update(blocked_until=0.0)
+    RateBucket.objects.update(blocked_until=0.0, spoken_for=0.0)
 
 
 def finished(made, most=40):

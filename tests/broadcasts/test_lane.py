@@ -8,6 +8,7 @@ import pytest
 from django_push import Outcome, PushMessage, testing
 from django_push.broadcasts import breaker, control, lane, rates, results
 from django_push.broadcasts.claims import GRACE
+from django_push.emulator import Fault, Faults, service_account, start_emulator
 from django_push.models import (
     BatchStatus,
     BroadcastLane,
@@ -601,3 +602,64 @@ def test_a_lost_connection_is_no_send(settings):
         assert drained(made).wait > timedelta(seconds=5).total_seconds()
     batch = batch_of(made)
     assert (batch.status, batch.sends) == (BatchStatus.RETRY, 0)
+
+
+# --- over the network -----------------------------------------------------------------------------
+
+FCM = {
+    "BACKEND": "django_push.backends.fcm.FCMBackend",
+    "OPTIONS": {"service_account_key": service_account, "broadcast_rate": 1e6, "broadcast_ramp": 0},
+}
+#: What is surely not accepted: no token gets two for it.
+REFUSALS = {Fault.RATE_LIMITED_HUGE, Fault.RATE_LIMITED, Fault.REFUSED, Fault.EXPIRED_AUTH}
+LOSSES = [Fault.RESET_AFTER, Fault.BAD_GATEWAY, Fault.TRUNCATED, Fault.INVALID_JSON, Fault.SHORT, Fault.LONG]
+FAULTS = [("default", Fault.RATE_LIMITED_HUGE), ("default", Fault.REFUSED), ("default", Fault.RESET_BEFORE)]
+FAULTS += [("default", loss) for loss in LOSSES]
+FAULTS += [("fcm", Fault.RATE_LIMITED), ("fcm", Fault.EXPIRED_AUTH), ("fcm", Fault.RESET_AFTER)]
+
+
+@pytest.fixture(scope="module")
+def _server():
+    with start_emulator(retry_after=0) as server:
+        yield server
+
+
+@pytest.fixture
+def emulator(_server, settings):
+    """A running emulator that has seen nothing, for Expo and for FCM."""
+    _server.state.reset()
+    settings.PUSH_EMULATOR_HOST = _server.host
+    settings.PUSH_BACKENDS = {"default": EXPO, "fcm": FCM}
+    yield _server.state
+    _server.state.faults = Faults()
+
+
+@pytest.mark.parametrize(("alias", "fault"), FAULTS)
+def test_a_fault_of_the_provider_misses_nobody(emulator, alias, fault):
+    """By the provider's own count each has at least one, and no more are doubled than the tables admit."""
+    rows = make_tokens(8, backend="fcm") if alias == "fcm" else make_expo_tokens(60)
+    made = started(batch_size=len(rows) // 2)
+    emulator.faults = Faults(schedule=[None, fault])
+    made = finished(made)
+    assert made.status == BroadcastStatus.DONE
+    sent = emulator.accepted
+    assert set(sent) == {row.token for row in rows}
+    doubled = sum(sent.values()) - len(rows)
+    assert doubled <= made.progress.resent
+    if fault in REFUSALS:
+        assert (doubled, made.progress.resent) == (0, 0)
+    assert counted(made) == {Outcome.ACCEPTED: len(rows)}
+    assert made.progress.told == made.progress.total == len(rows)
+
+
+def test_a_provider_that_has_had_enough_of_one_kind(emulator):
+    """What may be sent once only is left unknown, and the rest is told."""
+    rows = make_expo_tokens(250)
+    made = started(on_unknown="skip", batch_size=250)
+    emulator.faults = Faults(schedule=[None, Fault.RESET_AFTER, Fault.REFUSED])
+    made = finished(made)
+    assert made.status == BroadcastStatus.DONE
+    assert set(emulator.accepted.values()) == {1}
+    assert made.progress.unknown in (50, 100)  # whichever of the requests was hit
+    assert made.progress.accepted == len(rows) - made.progress.unknown
+    assert set(emulator.accepted) == {row.token for row in rows}
