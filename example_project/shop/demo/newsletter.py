@@ -15,7 +15,7 @@ from shop.demo.workers import Workers
 
 NAME = "demo newsletter"
 #: Tokens of each alias, and every which of them is dead.
-CROWD = {"expo": 3000, "fcm": 1000, "gcm": 2000}
+CROWD = {"expo": 3000, "fcm": 500, "gcm": 2500}
 DEAD_EVERY = 50
 FORMS = {
     "expo": "ExponentPushToken[{}-news-{:08d}]",
