@@ -5,6 +5,7 @@ import time
 
 import pytest
 from django.db import OperationalError, connection
+from django.test.utils import CaptureQueriesContext
 
 from django_push import Outcome, testing
 from django_push.broadcasts import control, drain, draining, lane
@@ -592,3 +593,19 @@ def test_a_renewal_that_fails_when_the_time_is_over(expo, impatient, monkeypatch
     made = finished(made)
     assert counted(made) == {Outcome.ACCEPTED: 600}
     assert made.progress.resent == 0
+
+
+# --- cost -----------------------------------------------------------------------------------------
+
+
+def test_statements_of_a_batch():
+    """From quota to result each further batch takes at most 22 with a rate, dead tokens included."""
+    counts = []
+    for alias, batches in (("default", 1), ("other", 6)):
+        rows = make_tokens(10 * batches, backend=alias)
+        answer_all(rows[::5], Outcome.UNREGISTERED)
+        made = started(using=alias, batch_size=10, rate=1e6)
+        with CaptureQueriesContext(connection) as queries:
+            assert drained(made).status == BroadcastStatus.DONE
+        counts.append(len(queries))
+    assert (counts[1] - counts[0]) / 5 <= 22
