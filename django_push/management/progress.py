@@ -183,7 +183,7 @@ class Lines(Screen):
 
     def show(self, picture: Picture) -> None:
         now = time.monotonic()
-        what = (picture.done, picture.counts)
+        what = (picture.done, picture.counts, len(picture.notes))
         if now - self._at < (LINES if what != self._last else SAME_LINES):
             return
         self._at, self._last = now, what

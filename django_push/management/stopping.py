@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 #: The exit code of a process that was stopped at once, as shells have it for Ctrl-C.
 INTERRUPTED = 130
+#: What the last act may take. Seconds.
+LAST_WORD = 3.0
 #: How often somebody who sleeps looks whether to stop. Seconds.
 NAP = 0.25
 
@@ -23,15 +25,19 @@ NAP = 0.25
 class Stop:
     """Knows whether the process was asked to stop, while it is entered.
 
-    ``on_first`` and ``on_second`` are called by the signals, so anywhere in the program: they may not
-    take a lock that it may hold. After ``on_second`` the process ends.
+    ``on_first`` is called by the signal, so anywhere in the program: it may not take a lock that that may
+    hold. ``last_act`` is called by the second signal, in a thread of its own, and has LAST_WORD seconds;
+    then the process ends with ``last_word``. A third ends it without.
     """
 
     def __init__(
-        self, on_first: Callable[[], object] = lambda: None, on_second: Callable[[], object] = lambda: None
+        self,
+        on_first: Callable[[], object] = lambda: None,
+        last_act: Callable[[], object] = lambda: None,
+        last_word: Callable[[], str] = lambda: "Stopped at once.",
     ) -> None:
-        self.on_first, self.on_second = on_first, on_second
-        self.asked = False
+        self.on_first, self.last_act, self.last_word = on_first, last_act, last_word
+        self.asked = self.is_ending = False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -56,11 +62,18 @@ class Stop:
         if not self.asked:
             self.asked = True
             self.on_first()
-            return
-        try:
-            self.on_second()
-        finally:
+        elif not self.is_ending:
+            self.is_ending = True  # the program goes on meanwhile: it may be in a transaction
+            threading.Thread(target=self._end, daemon=True).start()
+        else:
             os._exit(INTERRUPTED)
+
+    def _end(self) -> None:
+        act = threading.Thread(target=self.last_act, daemon=True)
+        act.start()
+        act.join(LAST_WORD)
+        write_error(f"\n{self.last_word()}")
+        os._exit(INTERRUPTED)
 
 
 def write_error(text: str) -> None:

@@ -50,12 +50,15 @@ def span(seconds: float) -> str:
     whole = max(0, round(seconds))
     if whole < 120:
         return f"{whole} s"
-    minutes, hours = whole // 60, whole // 3600
-    if hours < 1:
-        return f"{minutes} min"
-    if hours < 48:
-        return f"{hours} h {minutes % 60} min"
-    return f"{hours // 24} d {hours % 24} h"
+    if whole < 3600:
+        return f"{whole // 60} min"
+    if whole < 48 * 3600:
+        return _two(whole // 3600, "h", whole % 3600 // 60, "min")
+    return _two(whole // 86400, "d", whole % 86400 // 3600, "h")
+
+
+def _two(large: int, unit: str, small: int, smaller: str) -> str:
+    return f"{large} {unit} {small} {smaller}" if small else f"{large} {unit}"
 
 
 def at(value: datetime | None) -> str:
@@ -100,13 +103,19 @@ def name_of(row: Broadcast) -> str:
     return f"Broadcast {row.pk} ({cut(row.name)})" if row.name else f"Broadcast {row.pk}"
 
 
+def left_out(progress: Progress) -> int:
+    """Return how many tokens will not be sent to, for their lane was cancelled or has expired."""
+    closed = [lane for lane in progress.lanes if lane.status == LaneStatus.CANCELLED]
+    return sum(max(0, lane.total - lane.told - lane.pending) + lane.cancelled for lane in closed)
+
+
 def unclear(progress: Progress) -> str:
     """Return what a person should know of a broadcast that is done; "" if all went well."""
     failed = progress.failed - sum(progress.counts[outcome] for outcome in DEAD)
     parts = {
         "may or may not have got it": progress.unknown,
         "failed": failed,
-        "were left out, for their lane was cancelled": progress.cancelled,
+        "were left out, for their lane was cancelled": left_out(progress),
     }
     return ", ".join(f"{tokens(count)} {what}" for what, count in parts.items() if count)
 
@@ -129,7 +138,7 @@ def summary(row: Broadcast, progress: Progress) -> Iterator[str]:
     rest = {
         "unknown: they may have got it. --resend-unknown sends once more.": progress.unknown,
         "skipped: deleted, muted, dead or in other hands since.": progress.skipped,
-        "cancelled: not sent to.": progress.cancelled,
+        "left out: cancelled, or their time ran out.": left_out(progress),
         "open: claimed, or to be tried again.": progress.pending,
         "of aliases that are not in PUSH_BACKENDS: not sent to.": progress.unconfigured,
         "were sent to again after a send that may have reached them: at most so many have two copies.": (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import sys
-import threading
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from django_push.management import options as given
 from django_push.management import words
 from django_push.management.arguments import user_named
 from django_push.management.progress import Watcher, screen_for
-from django_push.management.stopping import INTERRUPTED, Stop, write_error
+from django_push.management.stopping import INTERRUPTED, Stop
 from django_push.message import PushMessage
 from django_push.models import (
     PROTOCOL,
@@ -50,8 +49,6 @@ PAUSED, UNCLEAR, ENDED = 3, 4, 5
 LISTED = 20
 #: Why a lane is paused that Ctrl-C has paused: the same key may go on with it unasked.
 BY_SIGNAL = "push_broadcast was told to stop"
-#: How long the pause may take of a process that is stopped at once. Seconds.
-LAST_WORD = 3.0
 #: How often it is looked whether others have ended what is left. Seconds.
 LOOK = 1.0
 
@@ -456,7 +453,7 @@ class _Run:
 
     def __init__(self, row: Broadcast, tell: Callable[[], object]) -> None:
         self.row = row
-        self.stop = Stop(on_first=tell, on_second=self._stop_at_once)
+        self.stop = Stop(on_first=tell, last_act=self._pause_elsewhere, last_word=self._last_word)
         self.is_paused = False
 
     def drain(self, show: Callable[[], None]) -> None:
@@ -487,24 +484,20 @@ class _Run:
         broadcasts.pause(self.row, detail=BY_SIGNAL)
         self.is_paused = True
 
-    def _stop_at_once(self) -> None:
-        """Pause from another thread, with a connection of its own: this one may be in a transaction."""
-        if not self.is_paused:
-            thread = threading.Thread(target=self._pause_elsewhere, daemon=True)
-            thread.start()
-            thread.join(LAST_WORD)
-        key = self.row.pk
-        running = "It is still marked as running: --pause it, or push_tick goes on with it."
-        write_error(
-            "\nStopped at once. What was in flight may have been sent; it is taken up again when its lease "
-            f"ends. {'It is paused.' if self.is_paused else running} Go on with --resume {key}."
-        )
-
     def _pause_elsewhere(self) -> None:
+        """Pause with a connection of its own: called in another thread."""
         try:
-            self._pause()
+            if not self.is_paused:
+                self._pause()
         finally:
             connections.close_all()
+
+    def _last_word(self) -> str:
+        running = "It is still marked as running: --pause it, or push_tick goes on with it."
+        return (
+            "Stopped at once. What was in flight may have been sent; it is taken up again when its lease "
+            f"ends. {'It is paused.' if self.is_paused else running} Go on with --resume {self.row.pk}."
+        )
 
 
 def _said(options: Mapping[str, Any]) -> tuple[PushMessage, dict[str, PushMessage]]:
