@@ -149,8 +149,7 @@ def _ending(
     code = next((t.code for t in (*result.unknown, *result.refused)), "")
     if not result.unknown and split is None:  # all that is pending was refused
         refused = len(pending)
-        status = BatchStatus.CANCELLED if _is_closed(held) else BatchStatus.RETRY
-        changes: dict[str, Any] = {"status": status, "sends": held.sends - 1, "code": code}
+        changes: dict[str, Any] = {"status": _after_refusal(held), "sends": held.sends - 1, "code": code}
         changes["due_at"] = moment() + timedelta(seconds=_pause(held, result))
         if held.is_again:
             changes["resent"] = max(0, held.resent - refused)
@@ -187,7 +186,7 @@ class _Split:
     def insert(self, held: Claim) -> None:
         batches().create(
             lane_id=held.lane,
-            status=BatchStatus.CANCELLED if _is_closed(held) else BatchStatus.RETRY,
+            status=_after_refusal(held),
             pks=pack(self.chosen.items()),
             size=len(self.chosen),
             pending=len(self.chosen),
@@ -206,6 +205,13 @@ def _pause(held: Claim, result: Result) -> float:
 def backoff(times: int) -> float:
     """Return the wait after so many tries, with a random part so that they do not come back at once."""
     return float(min(FIRST_WAIT * 2.0 ** min(times - 1, 30), LAST_WAIT) * random.uniform(1, 1.5))  # noqa: S311
+
+
+def _after_refusal(held: Claim) -> BatchStatus:
+    """Return the status of what was refused: in a lane that was cancelled, whether it was ever sent."""
+    if not _is_closed(held):
+        return BatchStatus.RETRY
+    return BatchStatus.UNKNOWN if held.sends > 1 or held.resent else BatchStatus.CANCELLED
 
 
 def _is_closed(held: Claim) -> bool:
