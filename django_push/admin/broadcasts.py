@@ -215,7 +215,7 @@ class BroadcastAdmin(ControlAdmin, ComposeAdmin):
         self, objs: Any, request: HttpRequest
     ) -> tuple[list[Any], dict[str, int], set[str], list[Any]]:
         """Name the broadcasts, and not each of their thousands of batches."""
-        names = [str(row) for row in objs]
+        names = [f"{row.pk}: {headline(row)}" for row in objs]
         return names, {str(self.opts.verbose_name_plural): len(names)}, set(), []
 
     def delete_model(self, request: HttpRequest, obj: Broadcast) -> None:
