@@ -89,7 +89,6 @@ class Fleet(Site):
 
     def renew(self):
         """Be as new, but for the workers that run."""
-        self.proxy.close()
         self.proxy.open()
         self.do("empty")
         self.wait(lambda: not self.running(), 20)

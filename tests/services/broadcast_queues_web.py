@@ -75,16 +75,20 @@ def state(pk):
     from django_push.models import BroadcastBatch
 
     row = _row(pk)
+    batches = BroadcastBatch.objects.filter(lane__broadcast=pk).order_by("pk")
     columns = ("status", "size", "pending", "skipped", "sends", "claim_no", "resent", "accepted")
     progress = row.progress
     return {
         "status": row.status,
         "lanes": [lane.status for lane in row.lanes.all()],
-        "batches": list(BroadcastBatch.objects.filter(lane__broadcast=pk).values(*columns)),
+        "batches": list(batches.values(*columns)),
         "told": progress.told,
         "total": progress.total,
-        "receipts": [dict(lane.receipts) for lane in progress.lanes],
     }
+
+
+def receipts(pk):
+    return [dict(lane.receipts) for lane in _row(pk).progress.lanes]
 
 
 def status(pk):
@@ -134,7 +138,7 @@ def _row(pk):
 
 
 ORDERS = (
-    register, empty, migrate, broadcast, pause, resume, delete, claims, state, status, tick, wake, inactive,
+    register, empty, migrate, broadcast, pause, resume, delete, claims, state, receipts, status, tick, wake, inactive,
     waiting, purge,
 )  # fmt: skip
 
