@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import django
-from django.conf import settings
 from django.contrib import admin
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.db import connections, transaction
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
+from django.utils import timezone
 
 from django_push.broadcasts.rows import database
 from django_push.models import Broadcast
@@ -72,7 +72,7 @@ class BroadcastPages(BroadcastModelAdmin):
             "media": self.media,
             "list_crumbs": django.VERSION >= (6, 1),
             "works_elsewhere": works_elsewhere(),
-            "time_zone": settings.TIME_ZONE,
+            "time_zone": timezone.get_current_timezone_name(),
         }
         return TemplateResponse(request, f"{TEMPLATES}/{template}", shared | context)
 
