@@ -138,8 +138,8 @@ def _row(pk):
 
 
 ORDERS = (
-    register, empty, migrate, broadcast, pause, resume, delete, claims, state, receipts, status, tick, wake, inactive,
-    waiting, purge,
+    register, empty, migrate, broadcast, pause, resume, delete, claims, state, receipts, status, tick, wake,
+    inactive, waiting, purge,
 )  # fmt: skip
 
 
