@@ -80,6 +80,11 @@ class TestList:
         drafted(title="Soon")
         assert "<progress" not in text(admin_client.get(BROADCASTS))
 
+    def test_says_why_one_is_paused(self, admin_client, made):
+        """A paused broadcast has its reason beside its status."""
+        control.pause(made, reason=PauseReason.CREDENTIALS)
+        assert "the provider refused our key" in text(admin_client.get(BROADCASTS))
+
     def test_takes_a_constant_number_of_queries(self, admin_client, made):
         """The list costs as many queries for twenty broadcasts as for two."""
 
