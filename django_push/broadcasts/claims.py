@@ -18,7 +18,7 @@ from django.db.models import Min, QuerySet
 
 from django_push.broadcasts import audiences
 from django_push.broadcasts.packing import owner_checksum, pack, unpack
-from django_push.broadcasts.rows import again_if_lost, batches, database, lanes, lock_lanes, moment
+from django_push.broadcasts.rows import again_if_lost, batches, database, lanes, lock_lane
 from django_push.models import (
     COUNTED,
     BatchStatus,
@@ -77,29 +77,37 @@ class Idle:
     status: str = LaneStatus.RUNNING
 
 
-def claim(broadcast: Broadcast, lane: int, count: int, lease: float) -> Claim | Idle:
+def claim(
+    broadcast: Broadcast, lane: int, count: int, lease: float, *, again_first: bool = True
+) -> Claim | Idle:
     """Claim up to ``count`` tokens of a lane for ``lease`` seconds; commit before returning.
 
-    What is due again goes first, then what was planned or the next page of the audience. Raises
-    InvalidAudience if the audience cannot be read any more.
+    What is due again goes first, then what was planned or the next page of the audience; without
+    ``again_first``, which spares a statement, it goes last. Raises InvalidAudience if the audience
+    cannot be read any more.
     """
-    return again_if_lost(lambda: _claim(broadcast, lane, count, lease))
+    return again_if_lost(lambda: _claim(broadcast, lane, count, lease, again_first))
 
 
-def _claim(broadcast: Broadcast, lane_id: int, count: int, lease: float) -> Claim | Idle:
+def _claim(broadcast: Broadcast, lane_id: int, count: int, lease: float, again_first: bool) -> Claim | Idle:
     using = database()
     started = time.monotonic()
     with transaction.atomic(using=using):
-        lane = next(iter(lock_lanes(lanes().filter(pk=lane_id))), None)
-        if lane is None or lane.status != LaneStatus.RUNNING:
-            return Idle(status=LaneStatus.CANCELLED if lane is None else lane.status)
-        now = moment()
+        locked = lock_lane(lane_id)
+        if locked is None:
+            return Idle(status=LaneStatus.CANCELLED)
+        lane, now = locked
+        if lane.status != LaneStatus.RUNNING:
+            return Idle(status=lane.status)
         if broadcast.expires_at is not None and instant(broadcast.expires_at, using) <= now:
             return Idle(status=BroadcastStatus.EXPIRED)  # whoever drains it will say so
         if lane.hold_until and instant(lane.hold_until, using) > now:
             return Idle((instant(lane.hold_until, using) - now).total_seconds())
         until = now + timedelta(seconds=lease)
-        claimed = _claim_again(broadcast, lane, now, until) or _claim_next(broadcast, lane, count, now, until)
+        claimed = _claim_again(broadcast, lane, now, until) if again_first else None
+        claimed = claimed or _claim_next(broadcast, lane, count, now, until)
+        if claimed is None and not again_first:
+            claimed = _claim_again(broadcast, lane, now, until)
         if claimed is None:
             return _idle(lane, now)
         if lane.misses >= GRACE:  # let nobody else try before this one has found out

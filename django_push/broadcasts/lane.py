@@ -39,6 +39,8 @@ FLUSH = 1.0
 SHORT = 0.05
 #: How often a lane is looked at in which others work. Seconds.
 POLL = 2.0
+#: How often is looked for what is seldom there: batches that are due again, a block. Seconds.
+LOOK = 1.0
 #: A 429 without a Retry-After, and the longest that is believed: then the provider is asked again.
 DEFAULT_BLOCK, LONGEST_BLOCK = 60.0, 3600.0
 #: A lane is left alone for so long after GRACE batches without an answer, doubled with each up to the
@@ -74,6 +76,25 @@ class _Open:
     answered: bool = False
 
 
+class _Every:
+    """Says yes once in so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.said_at = float("-inf")
+
+    def __call__(self) -> bool:
+        now = time.monotonic()
+        if now - self.said_at < self.seconds:
+            return False
+        self.said_at = now
+        return True
+
+    def reset(self) -> None:
+        """Say yes the next time."""
+        self.said_at = float("-inf")
+
+
 class LaneDrainer:
     """Serves one lane. ``ready_at`` is when there is something to do, by the monotonic clock."""
 
@@ -98,6 +119,10 @@ class LaneDrainer:
         self.limits = _limits(broadcast, channel)
         self.size = _batch_size(broadcast, channel, self.limits)
         self.reserved = False
+        self.is_limited = any(limit.rate is not None for limit in self.limits)
+        #: Fresh tokens first, but for once a second; and without a limit a provider's block as often.
+        self.is_turn_of_again = _Every(LOOK)
+        self.is_turn_of_block = _Every(LOOK)
         self.ready_at = 0.0
         #: When there is something to do for sure; before that we look whether others have done it.
         self.due_at = 0.0
@@ -230,7 +255,8 @@ class LaneDrainer:
         if time.monotonic() >= self.ends or not self._has_quota():
             return False
         try:
-            found = claim(self.broadcast, self.pk, self.size, self.lease)
+            again_first = self.is_turn_of_again()
+            found = claim(self.broadcast, self.pk, self.size, self.lease, again_first=again_first)
         except InvalidAudience as error:
             self._pause(PauseReason.AUDIENCE, str(error))
             return False
@@ -243,6 +269,8 @@ class LaneDrainer:
 
     def _has_quota(self) -> bool:
         """Reserve quota for a batch; False if it must be waited for first."""
+        if not self.is_limited and not self.is_turn_of_block():
+            return True
         if self.reserved:
             wait = max(rates.held_for(limit) for limit in self.limits)
         else:
@@ -331,6 +359,7 @@ class LaneDrainer:
             self.is_stopped = True  # what is claimed goes back, rather than wait with a lease
             asked = DEFAULT_BLOCK if ticket.retry_after is None else ticket.retry_after
             rates.block(self.alias, min(asked, LONGEST_BLOCK))
+            self.is_turn_of_block.reset()
 
     def _close_if_done(self, opened: _Open) -> bool:
         """Record a batch of which nothing is out any more; whether there is none."""

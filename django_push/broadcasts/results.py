@@ -19,7 +19,7 @@ from django.db.models import QuerySet
 
 from django_push import receipts, tokens
 from django_push.broadcasts.claims import Claim, most_sends
-from django_push.broadcasts.packing import pack
+from django_push.broadcasts.packing import pack, unpack
 from django_push.broadcasts.rows import again_if_lost, batches, database, lanes, moment
 from django_push.models import (
     COUNTED,
@@ -110,19 +110,31 @@ def _record(broadcast: Broadcast, held: Claim, result: Result, lease: float | No
         else:
             changes["due_at"] = moment() + timedelta(seconds=lease)
         changes |= {"pks": pack(pending.items()), "pending": len(pending)}
-        # A commit that was not confirmed may have taken place: the number pending tells.
-        if not _ours(held).filter(pending=len(held.pending)).update(**changes):
-            if not (lease is not None and told and _ours(held).filter(pending=len(pending)).exists()):
-                return False
-        else:
-            tokens.apply(_telling(final), held.claimed_at, source=broadcast.source)
-            if result.has_receipts:
-                receipts.remember(final, held.claimed_at, broadcast=broadcast.pk)
-            _note_problems(broadcast, final)
-            if split is not None:
-                split.insert(held)
+        fresh = _write(held, changes, final)
+        if fresh is None:
+            return False
+        tokens.apply(_telling(fresh), held.claimed_at, source=broadcast.source)
+        if result.has_receipts:
+            receipts.remember(fresh, held.claimed_at, broadcast=broadcast.pk)
+        _note_problems(broadcast, fresh)
+        if split is not None:
+            split.insert(held)
     held.counts, held.pending = counts, pending
     return True
+
+
+def _write(held: Claim, changes: dict[str, Any], final: list[Ticket]) -> list[Ticket] | None:
+    """Write the batch's columns; return the verdicts that are new to it, None if it is ours no longer.
+
+    They all are, unless progress that was not confirmed has been committed all the same.
+    """
+    if _ours(held).filter(pending=len(held.pending)).update(**changes):
+        return final
+    row = _ours(held).first()
+    if row is None or not _ours(held).update(**changes):
+        return None
+    there = dict(unpack(row.pks))
+    return [ticket for ticket in final if ticket.pk in there]
 
 
 def _ours(held: Claim) -> QuerySet[BroadcastBatch]:

@@ -16,6 +16,7 @@ from django_push.models import (
     BroadcastBatch,
     BroadcastLane,
     BroadcastQuerySet,
+    DatabaseNow,
     database_now,
     instant,
 )
@@ -61,6 +62,22 @@ def lock_lanes(found: QuerySet[BroadcastLane]) -> list[BroadcastLane]:
         return list(found.order_by("pk"))
     # On PostgreSQL, let batches of a lane be inserted meanwhile by who has claimed them.
     return list(found.order_by("pk").select_for_update(no_key=connection.vendor == "postgresql"))
+
+
+def lock_lane(pk: int) -> tuple[BroadcastLane, datetime] | None:
+    """Lock a lane, and return it with the database's time; None if it is gone. First in a transaction.
+
+    The time is that of the asking, so never later than what is read afterwards.
+    """
+    connection = connections[database()]
+    found = lanes().filter(pk=pk)
+    if not connection.features.has_select_for_update:
+        now = moment()
+        row = next(iter(lock_lanes(found)), None)
+        return None if row is None else (row, now)
+    timed = found.annotate(now=DatabaseNow())
+    row = timed.select_for_update(no_key=connection.vendor == "postgresql").first()
+    return None if row is None else (row, instant(row.now, connection.alias))
 
 
 def again_if_lost(work: Callable[[], T]) -> T:

@@ -152,7 +152,7 @@ def test_lanes_take_turns(monkeypatch):
     make_tokens(12, backend="other")
     made = started(batch_size=1)
     slow = lane.claim
-    monkeypatch.setattr(lane, "claim", lambda *args: time.sleep(0.002) or slow(*args))
+    monkeypatch.setattr(lane, "claim", lambda *args, **more: time.sleep(0.002) or slow(*args, **more))
     assert drained(made).status == BroadcastStatus.DONE
     order = [push.backend for push in testing.outbox]
     first_of = {alias: order.index(alias) for alias in ("default", "other")}
@@ -387,7 +387,7 @@ def test_a_result_that_could_not_be_written_in_time(impatient, end):
     with database_lost(2, is_result) as failed:
         if end == "budget":
             began = time.monotonic()
-            options["watch"] = lambda: time.sleep(max(0.0, 0.3 - (time.monotonic() - began)))
+            options["watch"] = lambda: time.sleep(max(0.0, 0.6 - (time.monotonic() - began)))
             options["budget"] = 0.3
         drained(made, **options)
     assert len(failed) == 2

@@ -8,7 +8,7 @@ from django.contrib.auth import get_user_model
 from django.db import OperationalError
 from django.db.models import F
 
-from django_push import Outcome, register_token
+from django_push import Outcome, receipts, register_token
 from django_push.broadcasts import control, results
 from django_push.broadcasts.claims import Idle
 from django_push.broadcasts.packing import unpack
@@ -448,18 +448,18 @@ def test_progress_whose_commit_was_not_confirmed(made):
 
 
 def test_an_end_after_progress_whose_commit_was_not_confirmed(made):
-    """The row knows less than its claimant: it is left alone until the lease ends, and counts once."""
+    """The row knows more than its claimant, who writes what is new: each verdict counts once."""
     held = claimed(made)
     before = (held.counts, held.pending)
-    final = tickets(held.targets)
-    assert record_progress(made, held, Result(final=final[:2]), LEASE)
+    final = [ticket(target, id=f"id-{target.pk}") for target in held.targets]
+    assert record_progress(made, held, Result(final=final[:2], has_receipts=True), LEASE)
     held.counts, held.pending = before
-    assert not record(made, held, Result(final=final))
-    let_time_pass(made)
-    again = claimed(made)
-    assert len(again.targets) == 2
-    record(made, again, Result(final=tickets(again.targets)))
+    assert record(made, held, Result(final=final, has_receipts=True))
     assert counted(made) == {Outcome.ACCEPTED: 4}
+    remembered = [
+        one for batch in ReceiptBatch.objects.all() for one in receipts.unpack(bytes(batch.tickets))
+    ]
+    assert sorted(pk for _, pk, _ in remembered) == sorted(target.pk for target in held.targets)
 
 
 # --- all or nothing -------------------------------------------------------------------------------
