@@ -57,8 +57,8 @@ def _record():
         return returned
 
     @functools.wraps(claim)
-    def noted_claim(broadcast, *args):
-        found = claim(broadcast, *args)
+    def noted_claim(broadcast, *args, **kwargs):
+        found = claim(broadcast, *args, **kwargs)
         if hasattr(found, "targets"):
             note("claimed", broadcast=broadcast.pk, size=len(found.targets))
         return found
