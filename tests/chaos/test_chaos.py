@@ -46,7 +46,7 @@ def test_freezes(new_run, seed):
 def test_terms(new_run, seed):
     """Workers that are told to stop finish what is in flight: nothing is sent twice."""
     run = new_run(seed, latency=0.1)
-    with run.site(broadcast_rate=RATE):
+    with run.site(broadcast_rate=RATE, timeout=10):  # what is slow is not to be unknown
         run.start()
         run.work(3)
         run.until_over([run.terminate])
@@ -191,7 +191,7 @@ def test_everything(new_run, seed):
 def test_duplicate_and_late_tasks(new_run):
     """Eight drainers at one moment, one after the end, one for nothing: each push goes out once."""
     run = new_run(1, latency=0.02)
-    with run.site():
+    with run.site(timeout=10):  # what is slow is not to be unknown
         run.start()
         run.work(8, role="once")
         run.until_over()

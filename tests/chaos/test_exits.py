@@ -43,7 +43,7 @@ def test_a_worker_ends(new_run, point, expected):
     """What another worker sends twice is what this one had sent and not written, and no more."""
     least, most, recorded, doubled = expected
     run = new_run(1, size=SIZE, latency=0.05)
-    with run.site(max_connections=1):
+    with run.site(max_connections=1, broadcast_rate=100_000):
         run.start(batch_size=BATCH)
         run.exited(run.fork("drain", exit_at=point))
         run.wait_for_silence()
@@ -92,7 +92,7 @@ def test_a_worker_ends_after_a_renewal(new_run):
 def test_workers_end_one_after_the_other(new_run, seed, audience):
     """Every point in turn kills a worker of one and the same broadcast."""
     run = new_run(seed, size=4000, latency=0.02)
-    with run.site(max_connections=2):
+    with run.site(max_connections=2, broadcast_rate=100_000):
         run.start(audience, batch_size=100)
         points = [f"{point}:{run.random.randint(1, 3)}" for point in EXITS if "finish" not in point]
         if audience == "list":
