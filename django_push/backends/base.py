@@ -20,7 +20,7 @@ from django.views.decorators.debug import sensitive_variables
 from django_push.backends.values import option, payload_size
 from django_push.exceptions import InvalidPushBackend
 from django_push.message import PushMessage
-from django_push.outcomes import Outcome, Target, TargetKind, Ticket, cut, mask
+from django_push.outcomes import DETAIL_LENGTH, Outcome, Target, TargetKind, Ticket, cut, mask
 from django_push.retry import parse_retry_after
 from django_push.wire import (
     Failure,
@@ -41,6 +41,8 @@ MAX_TOKEN_LENGTH = 4096
 MAX_PAYLOAD = 4096
 #: The same for a topic or condition.
 MAX_TOPIC_PAYLOAD = 2048
+#: So much of a token's beginning may stand at the end of a text that was cut.
+LEAST_SHOWN = 8
 #: A longer id of a ticket is none: no provider gives such, and it would be kept for receipts.
 MAX_ID_LENGTH = 500
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
@@ -338,10 +340,20 @@ def chunks(targets: Sequence[Target], size: int) -> Iterator[Sequence[Target]]:
 
 
 def _masked(detail: str, target: Target) -> str:
-    """Return a provider's text without the whole token, which some repeat in their errors."""
-    if not target.is_token or target.value not in detail:
+    """Return a provider's text without the whole token, which some repeat in their errors.
+
+    Nor with most of it, where the text has been cut within the token.
+    """
+    token = target.value
+    if not target.is_token:
         return detail
-    return detail.replace(target.value, mask(target.value))
+    if token in detail:
+        detail = detail.replace(token, mask(token))
+    if len(detail) >= DETAIL_LENGTH - len(token):
+        for shown in range(min(len(token), len(detail)) - 1, LEAST_SHOWN, -1):
+            if detail.endswith(token[:shown]):
+                return detail[:-shown] + mask(token)
+    return detail
 
 
 def _unusable_ids(ids: Sequence[str]) -> Collection[str]:

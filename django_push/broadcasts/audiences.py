@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from django.contrib.auth import get_user_model
-from django.core.exceptions import ImproperlyConfigured
-from django.db import router
+from django.core.exceptions import FieldError, ImproperlyConfigured
+from django.db import DataError, NotSupportedError, OperationalError, ProgrammingError, router
 from django.db.models import Count, Exists, OuterRef, QuerySet
 from django.db.models.manager import BaseManager
 from django.utils.module_loading import import_string
@@ -120,6 +121,31 @@ def tokens_of(spec: Mapping[str, Any]) -> QuerySet[Any]:
     raise InvalidAudience(f"There is no such kind of audience: {_there_is()}")
 
 
+@contextmanager
+def readable() -> Iterator[None]:
+    """Raise InvalidAudience where reading the tokens fails for the audience's own sake.
+
+    A site's function may ask what a column does not hold, or more than ``statement_timeout`` allows. A
+    lost database or a lost lock are nobody's fault, and go on as they are.
+    """
+    try:
+        yield
+    except InvalidAudience:
+        raise
+    except (DataError, ProgrammingError, NotSupportedError, FieldError, TypeError, ValueError) as error:
+        raise InvalidAudience(f"It cannot be read: {type(error).__name__}.") from error
+    except OperationalError as error:
+        if not _took_too_long(error):
+            raise
+        raise InvalidAudience("Reading it takes longer than the database allows.") from error
+
+
+def _took_too_long(error: OperationalError) -> bool:
+    state = getattr(error.__cause__, "sqlstate", None) or getattr(error.__cause__, "pgcode", None)
+    code = error.args[0] if error.args else None
+    return state == "57014" or code in (1969, 3024)  # PostgreSQL; MariaDB, MySQL
+
+
 def fixed(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Return the specification with now as the time that its durations count from, and today's versions.
 
@@ -166,7 +192,8 @@ def counts(spec: Mapping[str, Any], using: str = "") -> Counts:
     if using:
         rows = rows.filter(backend=using)
     found = rows.values_list("backend", "locale").annotate(push_count=Count("pk")).order_by()
-    return Counts({(alias, locale): n for alias, locale, n in found})
+    with readable():
+        return Counts({(alias, locale): n for alias, locale, n in found})
 
 
 def chosen(

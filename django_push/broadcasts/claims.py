@@ -66,6 +66,8 @@ class Claim:
     resent: int = 0
     #: How many batches before it the provider has not answered.
     misses: int = 0
+    #: How many of its failures have got a row of their own.
+    problems: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +124,7 @@ def _claim_again(broadcast: Broadcast, lane: BroadcastLane, now: datetime, until
     due = batches().filter(lane_id=lane.pk, status__in=_AGAIN, due_at__lte=now).order_by("due_at", "pk")
     for batch in due[:MOST_LOOKED_AT]:
         # Its claimant may write its result at this moment, without the lane's lock.
-        held = batches().filter(
-            pk=batch.pk, status=batch.status, claim_no=batch.claim_no, due_at=batch.due_at
-        )
+        held = batches().filter(pk=batch.pk, status=batch.status, claim_no=batch.claim_no, due_at__lte=now)
         if batch.status == BatchStatus.LEASED and batch.sends >= most_sends(broadcast):
             held.update(status=BatchStatus.UNKNOWN, code="WorkerLost")
             continue
@@ -140,7 +140,7 @@ def _claim_next(
     if lane.is_read:
         return None
     if broadcast.audience.get("kind") == "list":
-        return _claim_planned(lane, now, until)
+        return _claim_planned(lane, count, now, until)
     rows = _page(broadcast, lane, count)
     is_read = len(rows) < count
     last = rows[-1][0] if rows else lane.cursor
@@ -156,7 +156,8 @@ def _page(broadcast: Broadcast, lane: BroadcastLane, count: int) -> list[tuple[A
     rows = audiences.tokens_of(broadcast.audience).filter(
         backend=lane.backend, pk__gt=lane.cursor, pk__lte=broadcast.highest_pk
     )
-    return list(rows.order_by("pk").values_list(*_COLUMNS)[:count])
+    with audiences.readable():
+        return list(rows.order_by("pk").values_list(*_COLUMNS)[:count])
 
 
 def _insert(lane: BroadcastLane, targets: list[Target], now: datetime, until: datetime) -> Claim:
@@ -175,17 +176,35 @@ def _insert(lane: BroadcastLane, targets: list[Target], now: datetime, until: da
     return Claim(batch.pk, lane.pk, lane.broadcast_id, 1, 1, len(chosen), now, 0.0, targets, chosen)
 
 
-def _claim_planned(lane: BroadcastLane, now: datetime, until: datetime) -> Claim | None:
+def _claim_planned(lane: BroadcastLane, count: int, now: datetime, until: datetime) -> Claim | None:
     while True:
         batch = batches().filter(lane_id=lane.pk, status=BatchStatus.PLANNED).order_by("pk").first()
         if batch is None:
             lanes().filter(pk=lane.pk).update(is_read=True)
             lane.is_read = True
             return None
+        batch = _portion(batch, count)
         held = batches().filter(pk=batch.pk, status=BatchStatus.PLANNED)
         claimed = _take(lane, batch, held, now, until)
         if claimed is not None:
             return claimed
+
+
+def _portion(batch: BroadcastBatch, count: int) -> BroadcastBatch:
+    """Return the batch, or a new one of its first tokens if it is more than may be sent at once."""
+    if batch.pending <= count:
+        return batch
+    chosen = unpack(batch.pks)
+    first, rest = chosen[:count], chosen[count:]
+    batches().filter(pk=batch.pk).update(pks=pack(rest), size=len(rest), pending=len(rest))
+    return batches().create(
+        lane_id=batch.lane_id,
+        status=BatchStatus.PLANNED,
+        pks=pack(first),
+        size=len(first),
+        pending=len(first),
+        due_at=batch.due_at,
+    )
 
 
 def most_sends(broadcast: Broadcast) -> int:

@@ -36,6 +36,7 @@ from django_push.models import (
     FINAL,
     BatchStatus,
     Broadcast,
+    BroadcastBatch,
     BroadcastLane,
     BroadcastStatus,
     LaneStatus,
@@ -161,22 +162,36 @@ def pause_lane(broadcast: Broadcast, lane: str, reason: PauseReason, detail: str
         logger.error("broadcast %s, %r: paused: %s: %s", broadcast.pk, lane, reason.label, cut(detail))
 
 
-def wake_workers(broadcast: Broadcast, workers: int = 1) -> None:
-    """Ask PUSH_DISPATCHER for workers, once the transaction has committed."""
+def wake_workers(broadcast: Broadcast, workers: int | None = None) -> None:
+    """Ask PUSH_DISPATCHER for workers, as many as the broadcast wants, once the transaction has committed."""
+    count = broadcast.workers if workers is None else workers
     key = broadcast.pk
 
     def ask() -> None:
-        for _ in range(workers):
-            wake("drain_broadcast", {"broadcast": key})
+        ask_for_workers(key, count)
 
-    if workers and broadcast.status == BroadcastStatus.RUNNING:
+    if count and broadcast.status == BroadcastStatus.RUNNING:
         transaction.on_commit(ask, using=database(), robust=True)
 
 
-def resume(broadcast: Broadcast, *, lane: str = "", workers: int = 1) -> bool:
+def ask_for_workers(broadcast: int, count: int) -> None:
+    """Ask PUSH_DISPATCHER for workers now.
+
+    Those that were asked for before come to an end, so that however often this is called there are no
+    more of them. Raises whatever the dispatcher does.
+    """
+    rows = broadcasts().filter(pk=broadcast)
+    rows.update(wake_no=F("wake_no") + 1)
+    number = rows.values_list("wake_no", flat=True).first()
+    for _ in range(count):
+        wake("drain_broadcast", {"broadcast": broadcast, "wake": number})
+
+
+def resume(broadcast: Broadcast, *, lane: str = "", workers: int | None = None) -> bool:
     """Go on, with one alias's lane or with all that are paused, whatever they were paused for.
 
-    ``workers`` are woken; 0 leaves it to the caller. False if nothing was paused. Raises
+    ``workers`` are woken (None: as many as it was made with); 0 leaves it to the caller. False if nothing
+    was paused. Raises
     BroadcastForbidden, and InvalidBroadcast for one that is over.
     """
     broadcast.refresh_from_db(using=database())
@@ -251,8 +266,15 @@ def _cancel_lanes(keys: Iterable[int]) -> None:
     """Leave what was not sent unsent; leased batches are recorded by their claimants."""
     keys = list(keys)
     lanes().filter(pk__in=keys).update(status=LaneStatus.CANCELLED, hold_until=None)
+    _cancel_batches(batches().filter(lane_id__in=keys))
+
+
+def _cancel_batches(found: QuerySet[BroadcastBatch]) -> None:
+    """Leave what waits as it is: unsent, or unknown if a claim of it may have reached the provider."""
+    maybe_sent = Q(sends__gt=0) | Q(resent__gt=0)
+    found.filter(maybe_sent, status=BatchStatus.RETRY).update(status=BatchStatus.UNKNOWN)
     waiting = (BatchStatus.PLANNED, BatchStatus.RETRY)
-    batches().filter(lane_id__in=keys, status__in=waiting).update(status=BatchStatus.CANCELLED)
+    found.filter(status__in=waiting).update(status=BatchStatus.CANCELLED)
 
 
 def settle(broadcast: Broadcast) -> str:
@@ -293,16 +315,17 @@ def _end(broadcast: Broadcast, status: BroadcastStatus) -> None:
         _announce(signals.broadcast_finished, broadcast)
 
 
-def resend_unknown(broadcast: Broadcast, *, lane: str = "", workers: int = 1) -> int:
+def resend_unknown(broadcast: Broadcast, *, lane: str = "", workers: int | None = None) -> int:
     """Send once more to tokens that may have been sent to; return how many. Each may get a second copy.
 
-    ``workers`` are woken for it; 0 leaves it to the caller.
-
-    Raises InvalidBroadcast for one that was cancelled or has expired, BroadcastForbidden.
+    ``workers`` are woken for it, as for ``resume``. In a paused broadcast they wait until it is resumed.
+    Raises InvalidBroadcast for one that was cancelled or whose time has run out, BroadcastForbidden.
     """
     broadcast.refresh_from_db(using=database())
     if broadcast.status not in (BroadcastStatus.RUNNING, BroadcastStatus.PAUSED, BroadcastStatus.DONE):
         raise InvalidBroadcast(f"Broadcast {broadcast.pk} is {broadcast.status}; nothing is sent again.")
+    if broadcast.expires_at is not None and instant(broadcast.expires_at, database()) <= moment():
+        raise InvalidBroadcast(f"The time of broadcast {broadcast.pk} has run out; nothing is sent again.")
     check_allowed(broadcast)
     cap = most_sends(broadcast)
 
@@ -318,9 +341,12 @@ def resend_unknown(broadcast: Broadcast, *, lane: str = "", workers: int = 1) ->
             if cap == 1:  # the claim will not see that it was sent before
                 changes["resent"] = F("resent") + F("pending")
             unknown.filter(pk__in=sizes).update(**changes)
-            lanes().filter(pk__in=found, status=LaneStatus.DONE).update(status=LaneStatus.RUNNING)
-            done = (BroadcastStatus.DONE,)
-            _change(broadcast, done, BroadcastStatus.RUNNING, finished_at=None)
+            _change(broadcast, (BroadcastStatus.DONE,), BroadcastStatus.RUNNING, finished_at=None)
+            ended = lanes().filter(pk__in=found, status=LaneStatus.DONE)
+            if broadcasts().filter(pk=broadcast.pk, status=BroadcastStatus.RUNNING).exists():
+                ended.update(status=LaneStatus.RUNNING)
+            else:  # paused: nothing is claimed before somebody resumes it
+                ended.update(status=LaneStatus.PAUSED, pause_reason=PauseReason.OPERATOR)
             return sum(sizes.values())
 
     count = again_if_lost(write)
@@ -345,13 +371,9 @@ def sweep() -> int:
     closed = Q(lane__status__in=(LaneStatus.CANCELLED, LaneStatus.DONE))
     lost = batches().filter(closed, status=BatchStatus.LEASED, due_at__lte=moment())
     keys = list(lost.values_list("pk", flat=True)[:1000])
-    late = batches().filter(
-        lane__status=LaneStatus.CANCELLED, status__in=(BatchStatus.PLANNED, BatchStatus.RETRY)
-    )
-    late_keys = list(late.values_list("pk", flat=True)[:1000])
-    batches().filter(pk__in=late_keys, status__in=(BatchStatus.PLANNED, BatchStatus.RETRY)).update(
-        status=BatchStatus.CANCELLED
-    )
+    waiting = (BatchStatus.PLANNED, BatchStatus.RETRY)
+    late = batches().filter(lane__status=LaneStatus.CANCELLED, status__in=waiting)
+    _cancel_batches(batches().filter(pk__in=list(late.values_list("pk", flat=True)[:1000])))
     return (
         batches()
         .filter(pk__in=keys, status=BatchStatus.LEASED, due_at__lte=moment())

@@ -102,6 +102,7 @@ def broadcast(
         max_sends=max_sends,
         batch_size=batch_size,
         rate=rate,
+        workers=workers,
         created_by=user,
         created_by_name="" if user is None else (str(user.get_username()) or f"#{user.pk}")[:255],
     )
@@ -112,11 +113,11 @@ def broadcast(
         _set_times(row, schedule, expires)
         created = _create(row, audience if specification["kind"] == "list" else None)
     if start and created.status == BroadcastStatus.DRAFT:
-        begin(created, workers=workers)
+        begin(created)
     return created
 
 
-def begin(created: Broadcast, *, workers: int = 1) -> bool:
+def begin(created: Broadcast, *, workers: int | None = None) -> bool:
     """Start a draft, or let it wait for its time; wake workers after the commit."""
     if created.scheduled_at is not None:
         return control.schedule(created)

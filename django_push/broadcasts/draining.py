@@ -57,12 +57,14 @@ def drain(
     linger: float | None = None,
     is_stopped: Callable[[], bool] = lambda: False,
     watch: Callable[[], None] = lambda: None,
+    is_followed: bool = False,
 ) -> Drained:
     """Send a running broadcast until it ends or pauses.
 
     ``budget`` is the most seconds to work, ``linger`` the most to wait for something to do; None: as
     long as it takes. ``is_stopped`` is asked before each claim; what is in flight is finished.
-    ``watch`` is called often, from this thread, while it works or waits.
+    ``watch`` is called often, from this thread, while it works or waits. ``is_followed``: the caller has
+    the rest done, if there is one; else ``push_tick`` may do it at once.
     """
     row = broadcasts().filter(pk=broadcast).first()
     if row is None:
@@ -73,7 +75,7 @@ def drain(
         return Drained(status="")
     if row.status != BroadcastStatus.RUNNING:
         return Drained(row.status)
-    return _Drainer(row, budget, linger, is_stopped, watch).run()
+    return _Drainer(row, budget, linger, is_stopped, watch, is_followed).run()
 
 
 class _Drainer:
@@ -84,8 +86,10 @@ class _Drainer:
         linger: float | None,
         is_stopped: Callable[[], bool],
         watch: Callable[[], None],
+        is_followed: bool,
     ) -> None:
         self.broadcast = broadcast
+        self.is_followed = is_followed
         self.ends = float("inf") if budget is None else time.monotonic() + budget
         self.linger = float("inf") if linger is None else linger
         self.is_told_to_stop = is_stopped
@@ -139,7 +143,11 @@ class _Drainer:
             broadcast__status=BroadcastStatus.RUNNING,
             status=LaneStatus.RUNNING,
         )
-        for pk, alias in found.order_by("pk").values_list("pk", "backend"):
+        running = dict(found.order_by("pk").values_list("backend", "pk"))
+        for alias in self.lanes.keys() - running.keys():  # paused or cancelled by somebody
+            if not self.lanes[alias].has_rest:
+                self.lanes.pop(alias).close()
+        for alias, pk in running.items():
             if alias not in self.lanes and (lane := self._lane(pk, alias)) is not None:
                 self.lanes[alias] = lane
         if self.lanes:
@@ -156,7 +164,7 @@ class _Drainer:
             }
         except BroadcastForbidden as error:
             control.pause_lane(self.broadcast, alias, PauseReason.PERMISSION, str(error))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, AttributeError) as error:
             control.pause_lane(self.broadcast, alias, PauseReason.MESSAGE, str(error))
         else:
             return LaneDrainer.of(
@@ -209,17 +217,40 @@ class _Drainer:
             lane.close()
         status = control.settle(self.broadcast)
         running = status == BroadcastStatus.RUNNING
-        if running:
+        if running and not self.is_followed:
             control.stay_awake(self.broadcast, 0)
         return Drained(status, wait if running else None)
 
 
-def work(broadcast: int) -> Drained:
-    """A worker's task: drain for a while, and ask to be woken again if there is more to do."""
-    drained = drain(broadcast, budget=BUDGET, linger=LINGER)
-    if drained.is_running:
-        delay = drained.wait or 0.0
-        if wake.wake_later("drain_broadcast", {"broadcast": broadcast}, delay):
-            row = Broadcast(pk=broadcast)
-            control.stay_awake(row, delay + AWAKE)
+def work(broadcast: int, wake_no: int | None = None) -> Drained:
+    """A worker's task: drain for a while, and ask for a successor if there is more to do.
+
+    ``wake_no`` is the broadcast's when it was asked for. If others have been asked for since, it is
+    their turn: so tasks that pile up in a queue do not multiply.
+    """
+    if not _is_turn(broadcast, wake_no):
+        return Drained(status="")
+    drained = drain(broadcast, budget=BUDGET, linger=LINGER, is_followed=True)
+    if drained.is_running and not _is_followed(broadcast, wake_no, drained.wait or 0.0):
+        control.stay_awake(Broadcast(pk=broadcast), 0)  # push_tick may have it
     return drained
+
+
+def _is_turn(broadcast: int, wake_no: int | None) -> bool:
+    return wake_no is None or broadcasts().filter(pk=broadcast, wake_no=wake_no).exists()
+
+
+def _is_followed(broadcast: int, wake_no: int | None, delay: float) -> bool:
+    """Ask for a successor, unless that is somebody else's to do; whether somebody will come."""
+    if wake_no is None:
+        return False
+    if not _is_turn(broadcast, wake_no):
+        return True
+    try:
+        is_asked = wake.wake_later("drain_broadcast", {"broadcast": broadcast, "wake": wake_no}, delay)
+    except Exception:  # whatever a queue's library raises
+        logger.exception("broadcast %s: no worker could be asked for", broadcast)
+        return False
+    if is_asked:
+        control.stay_awake(Broadcast(pk=broadcast), delay + AWAKE)
+    return is_asked

@@ -15,6 +15,7 @@ from django.db import InterfaceError, OperationalError, connections
 from django.db.models import F, Sum
 from django.utils.module_loading import import_string
 
+from django_push.backends.base import Verdict
 from django_push.broadcasts import breaker, control, rates
 from django_push.broadcasts.claims import GRACE, Claim, Idle, claim
 from django_push.broadcasts.rates import Limit
@@ -23,9 +24,9 @@ from django_push.broadcasts.rows import batches, database, lanes, moment
 from django_push.exceptions import InvalidAudience, InvalidPushBackend
 from django_push.handler import Channel, push_backends
 from django_push.message import PushMessage
-from django_push.models import COUNTED, Broadcast, LaneStatus, PauseReason
+from django_push.models import COUNTED, Broadcast, LaneStatus, PauseReason, instant
 from django_push.outcomes import Outcome, Ticket
-from django_push.sending.texts import Texts
+from django_push.sending.texts import DOUBT_FROM, DOUBT_SHARE, Texts
 from django_push.wake import schedule_receipt_check
 from django_push.wire import Parsed, Reply, Request
 
@@ -47,7 +48,7 @@ DEFAULT_BLOCK, LONGEST_BLOCK = 60.0, 3600.0
 #: last. Seconds.
 FIRST_HOLD, LAST_HOLD = 5.0, 300.0
 #: After so many it is paused, until somebody has looked.
-MOST_MISSES = 15
+MOST_MISSES = 10
 #: How many request deadlines a lease lasts, and how many must be left of it for a request to go out:
 #: it may wait for a connection and for its Authorization before its own time begins.
 LEASE, LEAST_LEFT = 5.0, 3.0
@@ -127,6 +128,10 @@ class LaneDrainer:
         #: When there is something to do for sure; before that we look whether others have done it.
         self.due_at = 0.0
         self.ends = 0.0
+        #: When the broadcast's time runs out, by the monotonic clock.
+        self.expires = _expires(broadcast)
+        #: How many tokens were composed for, and how many of these were malformed.
+        self.composed = self.malformed = 0
         self.is_over = False
         self.is_stopped = False
         self.current: _Open | None = None
@@ -160,8 +165,11 @@ class LaneDrainer:
             }
             said = _collapsing(message, broadcast, channel)
             texts = Texts(said, [channel.backend], personalize, spoken, is_checked=True)
-        except ImportError as error:
-            control.pause_lane(broadcast, alias, PauseReason.MESSAGE, str(error))
+        except (OperationalError, InterfaceError):
+            raise
+        except Exception as error:  # the site's module may raise anything when it is imported
+            logger.exception("broadcast %s, %r: it cannot be said", broadcast.pk, alias)
+            control.pause_lane(broadcast, alias, PauseReason.MESSAGE, f"{type(error).__name__}: {error}")
             return None
         return cls(broadcast, pk, channel, texts, is_stopped, watch)
 
@@ -209,6 +217,8 @@ class LaneDrainer:
     def _next(self) -> Request | None:
         """Return what to send next; None if there is nothing to send now."""
         while True:
+            if time.monotonic() >= self.expires:
+                self.is_stopped = True  # the next claim says why
             if self.again:
                 again, request = self.again.popleft()
                 if self._is_stopping:
@@ -221,11 +231,24 @@ class LaneDrainer:
                 return None
             opened = self.current
             assert opened is not None
-            request_ = None if self._is_stopping else next(opened.requests, None)
+            request_ = None if self._is_stopping else self._built(opened)
             if request_ is None:
                 self._hand_out(opened)
             elif self._is_held(opened):
                 return self._sent(opened, request_)
+
+    def _built(self, opened: _Open) -> Request | None:
+        """Return the batch's next request; None if there is none, or if the backend cannot build it."""
+        try:
+            return next(opened.requests, None)
+        except Exception as error:  # noqa: BLE001 - logged there; a backend may raise anything
+            self._break_off(error)
+            return None
+
+    def _break_off(self, error: Exception) -> None:
+        """Something of the site's or of a backend fails: pause the lane, and hand back what was claimed."""
+        logger.exception("broadcast %s, %r: it cannot be said", self.broadcast.pk, self.alias)
+        self._pause(PauseReason.MESSAGE, type(error).__name__)
 
     def _sent(self, opened: _Open, request: Request) -> Request:
         opened.out += 1
@@ -265,7 +288,7 @@ class LaneDrainer:
             return False
         self._use_quota(len(found.targets))
         self.current = self._opened(found)
-        return True
+        return self.current is not None
 
     def _has_quota(self) -> bool:
         """Reserve quota for a batch; False if it must be waited for first."""
@@ -298,10 +321,33 @@ class LaneDrainer:
             self.due_at = time.monotonic() + idle.wait
             self.ready_at = time.monotonic() + min(idle.wait, POLL)
 
-    def _opened(self, found: Claim) -> _Open:
-        groups, refused = self.texts.compose(found.targets, self.backend)
-        result = Result(final=list(refused), has_receipts=self.backend.has_receipts)
-        return _Open(found, self.backend.build(groups), result, answered=bool(refused))
+    def _opened(self, found: Claim) -> _Open | None:
+        """Return what a claim is to say; None, and it goes back as it is, if that cannot be told."""
+        try:
+            groups, refused = self.texts.compose(found.targets, self.backend)
+            requests = self.backend.build(groups)
+        except Exception as error:
+            unsent = Result(unsent=list(found.targets))
+            self.unwritten.append(_Open(found, iter(()), unsent, is_handed_out=True))
+            if isinstance(error, (OperationalError, InterfaceError)):
+                raise
+            self._break_off(error)
+            return None
+        result = Result(final=self._doubted(found, refused), has_receipts=self.backend.has_receipts)
+        return _Open(found, requests, result)
+
+    def _doubted(self, found: Claim, refused: list[Ticket]) -> list[Ticket]:
+        """Spare rows whose tokens are malformed in numbers, over batches too small to show it."""
+        self.composed += len(found.targets)
+        self.malformed += sum(ticket.outcome is Outcome.INVALID_TOKEN for ticket in refused)
+        if self.malformed < max(DOUBT_FROM, DOUBT_SHARE * self.composed):
+            return refused
+        return [
+            dataclasses.replace(ticket, outcome=Outcome.REJECTED)
+            if ticket.outcome is Outcome.INVALID_TOKEN
+            else ticket
+            for ticket in refused
+        ]
 
     def _hand_out(self, opened: _Open) -> None:
         """All of a batch is out, or nothing more of it is to go out."""
@@ -325,16 +371,16 @@ class LaneDrainer:
                 opened.result.unsent += again.targets
             else:
                 self.again.append((opened, again))
-        said = self._sort(opened, parsed)
+        said = self._sort(opened, request, parsed)
         if not self._close_if_done(opened):
             self._flush(opened)
         self._listen(said)
 
-    def _sort(self, opened: _Open, parsed: Parsed) -> dict[Outcome, Ticket]:
+    def _sort(self, opened: _Open, request: Request, parsed: Parsed) -> dict[Outcome, Ticket]:
         """Put tickets where they belong; return one of each outcome."""
         result = opened.result
         said: dict[Outcome, Ticket] = {}
-        for ticket in parsed.tickets:
+        for ticket in (*parsed.tickets, *self._missing(request, parsed)):
             outcome = ticket.outcome
             said.setdefault(outcome, ticket)
             if outcome in _REFUSED:
@@ -347,6 +393,16 @@ class LaneDrainer:
         if parsed.resend or any(outcome not in _SILENT for outcome in said):
             opened.answered = True
         return said
+
+    def _missing(self, request: Request, parsed: Parsed) -> list[Ticket]:
+        """Return tickets for targets that a backend says nothing of, against its contract: unknown."""
+        told = len(parsed.tickets) + sum(len(again.targets) for again in parsed.resend)
+        if told == len(request.targets):
+            return []
+        known = {ticket.target for ticket in parsed.tickets}
+        known.update(target for again in parsed.resend for target in again.targets)
+        unsaid = Verdict(Outcome.UNKNOWN, "NoVerdict")
+        return [self.backend.ticket(target, unsaid) for target in request.targets if target not in known]
 
     def _listen(self, said: Mapping[Outcome, Ticket]) -> None:
         """Heed what the provider says of us, not of a token."""
@@ -450,6 +506,13 @@ class LaneDrainer:
     def _pause(self, reason: PauseReason, detail: str) -> None:
         self.is_stopped = self.is_over = True
         control.pause_lane(self.broadcast, self.alias, reason, detail)
+
+
+def _expires(broadcast: Broadcast) -> float:
+    if broadcast.expires_at is None:
+        return float("inf")
+    left = instant(broadcast.expires_at, database()) - moment()
+    return time.monotonic() + left.total_seconds()
 
 
 def _limits(broadcast: Broadcast, channel: Channel) -> list[Limit]:

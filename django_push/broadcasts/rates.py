@@ -50,10 +50,16 @@ def reserved(bucket: Bucket, limit: Limit, count: int, now: float) -> tuple[Buck
     since = bucket.busy_since
     if now - bucket.spoken_for > RAMP_IDLE:
         since = start
-    rate = limit.rate
-    if limit.ramp and start - since < limit.ramp:
-        rate *= max(RAMP_FROM, (start - since) / limit.ramp)
-    return Bucket(start + count / rate, bucket.blocked_until, since), start - now
+    seconds = count / _rate(limit, start - since)
+    return Bucket(start + seconds, bucket.blocked_until, since), start - now
+
+
+def _rate(limit: Limit, busy_for: float) -> float:
+    """Return the rate after so many seconds of use."""
+    rate = limit.rate or 1.0
+    if limit.ramp and busy_for < limit.ramp:
+        rate *= max(RAMP_FROM, busy_for / limit.ramp)
+    return rate
 
 
 def reserve(limit: Limit, count: int) -> float:
@@ -68,9 +74,15 @@ def reserve(limit: Limit, count: int) -> float:
 
 
 def give_back(limit: Limit, count: int) -> None:
-    """Return quota that was reserved and is not needed."""
-    if limit.rate is not None and count:
-        _rows().filter(key=limit.key).update(spoken_for=F("spoken_for") - count / limit.rate)
+    """Return quota that was reserved and is not needed; a negative count takes more."""
+    if limit.rate is None or not count:
+        return
+
+    def put_back(bucket: Bucket, now: float) -> tuple[Bucket, None]:
+        seconds = count / _rate(limit, bucket.spoken_for - bucket.busy_since)
+        return Bucket(bucket.spoken_for - seconds, bucket.blocked_until, bucket.busy_since), None
+
+    _change(limit.key, put_back)
 
 
 def block(key: str, seconds: float) -> None:

@@ -116,10 +116,11 @@ def _record(broadcast: Broadcast, held: Claim, result: Result, lease: float | No
         tokens.apply(_telling(fresh), held.claimed_at, source=broadcast.source)
         if result.has_receipts:
             receipts.remember(fresh, held.claimed_at, broadcast=broadcast.pk)
-        _note_problems(broadcast, fresh)
+        problems = _note_problems(broadcast, held, fresh)
         if split is not None:
             split.insert(held)
     held.counts, held.pending = counts, pending
+    held.problems += problems
     return True
 
 
@@ -143,10 +144,12 @@ def _ours(held: Claim) -> QuerySet[BroadcastBatch]:
 
 
 def _given_up(held: Claim, result: Result) -> list[Ticket]:
-    """Return refusals that are left at that: our own key's are never."""
-    if held.number < MOST_CLAIMS:
+    """Return refusals that are left at that: of a token, while the provider does answer about others."""
+    if held.number < MOST_CLAIMS or held.misses:
         return []
-    return [ticket for ticket in result.refused if ticket.outcome.value in COUNTED]
+    return [
+        ticket for ticket in result.refused if ticket.outcome.value in COUNTED and not ticket.about_project
+    ]
 
 
 def _ending(
@@ -235,7 +238,8 @@ def _telling(told: Iterable[Ticket]) -> list[Ticket]:
     return [t for t in told if t.outcome is not Outcome.ACCEPTED or t.replacement or t.project]
 
 
-def _note_problems(broadcast: Broadcast, final: Iterable[Ticket]) -> None:
+def _note_problems(broadcast: Broadcast, held: Claim, final: Iterable[Ticket]) -> int:
+    """Write a row for each failure that is no dead token, up to the batch's limit; return how many."""
     problems = [
         PushProblem(
             backend=ticket.backend,
@@ -248,5 +252,7 @@ def _note_problems(broadcast: Broadcast, final: Iterable[Ticket]) -> None:
         for ticket in final
         if ticket.outcome is not Outcome.ACCEPTED and not ticket.outcome.is_dead
     ]
+    problems = problems[: max(0, MOST_PROBLEMS - held.problems)]
     if problems:
-        PushProblem.objects.using(database()).bulk_create(problems[:MOST_PROBLEMS])
+        PushProblem.objects.using(database()).bulk_create(problems)
+    return len(problems)

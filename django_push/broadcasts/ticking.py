@@ -8,11 +8,10 @@ from datetime import timedelta
 from typing import Any
 
 from django.db import Error as DatabaseError
-from django.db import transaction
+from django.db import InterfaceError, OperationalError, transaction
 from django.db.models import Q, QuerySet, Sum
 from django.utils import timezone as clock
 
-from django_push import wake
 from django_push.broadcasts import control
 from django_push.broadcasts.rows import (
     again_if_lost,
@@ -32,6 +31,8 @@ from django_push.models import (
     BroadcastStatus,
     PauseReason,
     PushProblem,
+    RateBucket,
+    database_seconds,
 )
 from django_push.receipts import ReceiptSummary, check_push_receipts
 
@@ -70,7 +71,8 @@ class Tick:
 
 
 def _wake(broadcast: int) -> None:
-    wake.wake("drain_broadcast", {"broadcast": broadcast})
+    count = broadcasts().filter(pk=broadcast).values_list("workers", flat=True).first()
+    control.ask_for_workers(broadcast, count or 1)
 
 
 def tick(
@@ -84,8 +86,8 @@ def tick(
     ``look_after`` is given the key of each broadcast that nobody sends: it asks PUSH_DISPATCHER for a
     worker; the inline one sends here, for a while. Any number of processes may do this at once.
     """
-    expired = sum(map(control.expire, broadcasts().unfinished().filter(expires_at__lte=moment())))
-    started = sum(map(_start, _of(BroadcastStatus.SCHEDULED, scheduled_at__lte=moment())))
+    expired = sum(map(_apart(control.expire), broadcasts().unfinished().filter(expires_at__lte=moment())))
+    started = sum(map(_apart(_start), _of(BroadcastStatus.SCHEDULED, scheduled_at__lte=moment())))
     swept = control.sweep()
     woken = 0
     for row in stranded():
@@ -95,6 +97,21 @@ def tick(
     checked = check_push_receipts(is_stopped=is_stopped) if with_receipts and not is_stopped() else None
     pruned = 0 if is_stopped() else prune()
     return Tick(started, expired, woken, swept, checked, pruned)
+
+
+def _apart(act: Callable[[Broadcast], bool]) -> Callable[[Broadcast], bool]:
+    """Let what fails for one broadcast be logged, and keep no other from what is due."""
+
+    def attempt(row: Broadcast) -> bool:
+        try:
+            return act(row)
+        except (OperationalError, InterfaceError):
+            raise
+        except Exception:  # noqa: BLE001 - logged
+            control.logger.exception("broadcast %s: what is due could not be done", row.pk)
+            return False
+
+    return attempt
 
 
 def _look_after(row: Broadcast, look_after: Callable[[int], object]) -> bool:
@@ -147,12 +164,18 @@ def prune(keep: timedelta = KEEP) -> int:
     old = PushProblem.objects.using(database()).filter(created__lte=clock.now() - keep)
     keys = list(old.order_by("pk").values_list("pk", flat=True)[:10_000])
     pruned += PushProblem.objects.using(database()).filter(pk__in=keys).delete()[0]
+    a_day_ago = database_seconds(database()) - 86_400
+    RateBucket.objects.using(database()).filter(
+        key__startswith="broadcast:", spoken_for__lt=a_day_ago, blocked_until__lt=a_day_ago
+    ).delete()
     return pruned
 
 
 def _prune_lane(pk: int) -> int:
     with transaction.atomic(using=database()):
         locked = lock_lanes(lanes().filter(pk=pk))
+        if not locked or not broadcasts().filter(pk=locked[0].broadcast_id, status__in=FINAL).exists():
+            return 0  # deleted meanwhile, or sent again
         found = batches().filter(lane_id=pk)
         sums = found.aggregate(
             size=Sum("size"),

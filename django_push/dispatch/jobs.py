@@ -26,7 +26,7 @@ def _check_push_receipts(payload: Mapping[str, Any]) -> object:
 
 
 def _drain_broadcast(payload: Mapping[str, Any]) -> object:
-    return draining.work(payload["broadcast"])
+    return draining.work(payload["broadcast"], payload.get("wake"))
 
 
 def _tick(payload: Mapping[str, Any]) -> object:

@@ -154,6 +154,11 @@ class Broadcast(TimeStampedModel):
     highest_pk = models.BigIntegerField(_("highest token ID"), default=0)
     #: Tokens of the audience whose alias was not in PUSH_BACKENDS at the start.
     unconfigured = models.PositiveBigIntegerField(_("tokens of unknown backends"), default=0)
+    workers = models.PositiveSmallIntegerField(
+        _("workers"), default=1, help_text=_("How many are asked for where there is a queue.")
+    )
+    #: Counts how often workers were asked for: those of an earlier time come to an end.
+    wake_no = models.PositiveIntegerField(default=0, editable=False)
     #: Until when a worker has said to look after it. Nobody relies on it but to wake no more of them.
     awake_until = models.DateTimeField(null=True, blank=True, editable=False)
     protocol = models.PositiveSmallIntegerField(default=PROTOCOL, editable=False)

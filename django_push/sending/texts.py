@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from django.db import router
+from django.db import InterfaceError, OperationalError, router
 from django.utils import translation
 
 from django_push.backends.base import BasePushBackend, Verdict, rejected
@@ -138,6 +138,8 @@ class Texts:
                 changes = dict(self.personalize(row) or {})
                 # Read in the token's language, lazy texts are alike here only if they read alike.
                 return changes, tuple(sorted(map(repr, changes.items())))
+        except (OperationalError, InterfaceError):
+            raise  # nobody's text is at fault
         except Exception:
             # One token's text is at fault; the others are not to lose theirs for it.
             logger.exception("personalize failed for token %s", row.pk)

@@ -564,6 +564,17 @@ def test_sweep_cancels_what_was_put_back_at_the_moment_of_a_cancel():
     made = started()
     claimed(made)
     control.cancel(made)
-    batches_of(made).update(status=BatchStatus.RETRY)
+    batches_of(made).update(status=BatchStatus.RETRY, sends=0)
     assert control.sweep() == 0
     assert states(made) == [BatchStatus.CANCELLED]
+
+
+def test_sweep_calls_unknown_what_may_have_been_sent_before():
+    """A batch of a cancelled lane that waits, and had a claim that may have got through, is unknown."""
+    make_tokens(1)
+    made = started()
+    claimed(made)
+    control.cancel(made)
+    batches_of(made).update(status=BatchStatus.RETRY, sends=1)
+    control.sweep()
+    assert states(made) == [BatchStatus.UNKNOWN]

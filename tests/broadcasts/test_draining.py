@@ -291,13 +291,33 @@ def queue(settings):
     return Queue.jobs
 
 
+def test_workers_of_an_earlier_call_come_to_an_end(queue, monkeypatch):
+    """However often workers are asked for, those of the last time alone go on."""
+    monkeypatch.setattr(draining, "LINGER", 0.0)
+    unknown(*make_tokens(1))
+    made = started(workers=2)
+    for _ in range(3):
+        control.ask_for_workers(made.pk, 2)
+    asked = [payload["wake"] for _, payload, _ in queue]
+    assert asked == [1, 1, 2, 2, 3, 3]
+    queue.clear()
+    for number in asked[:4]:
+        assert draining.work(made.pk, number).status == ""
+    assert (queue, testing.outbox) == ([], [])
+    for number in asked[4:]:
+        draining.work(made.pk, number)
+    assert [payload["wake"] for _, payload, _ in queue] == [3, 3]
+
+
 def test_a_worker_asks_to_be_woken_again(queue, monkeypatch):
     """When there is more to do, at the time when there is; others know that it will be looked after."""
     monkeypatch.setattr(draining, "LINGER", 0.0)
     unknown(*make_tokens(1))
     made = started()
-    ended = draining.work(made.pk)
-    assert [(job, payload) for job, payload, _ in queue] == [("drain_broadcast", {"broadcast": made.pk})]
+    number = made.wake_no
+    ended = draining.work(made.pk, number)
+    asked = {"broadcast": made.pk, "wake": number}
+    assert [(job, payload) for job, payload, _ in queue] == [("drain_broadcast", asked)]
     assert queue[0][2] == ended.wait > 5
     assert (reloaded(made).awake_until - made.started_at).total_seconds() > ended.wait + 50
 

@@ -287,7 +287,7 @@ def test_holds_grow_and_end_with_an_answer():
     unknown(*rows)
     made = started(batch_size=1)
     waits = []
-    for misses in (GRACE - 1, GRACE, GRACE + 1, GRACE + 7):
+    for misses in (GRACE - 1, GRACE, GRACE + 1, GRACE + 6):
         BroadcastLane.objects.update(misses=misses, hold_until=None)
         drained(made)
         batch = batches_of(made).order_by("claimed_at").last()

@@ -344,8 +344,6 @@ class Machine(RuleBasedStateMachine):
 
     def resend(self):
         """What is unknown is sent once more, by the operator's explicit act; what is paused stays so."""
-        if "resend while paused" in self.engine.known and self.stopped:
-            return
         unknown = [row for row in self.rows.values() if row.status == "unknown"]
         going = [row for row in unknown if self.engine.lane(row.alias) != "cancelled"]
         was_paused = self.engine.status() == "paused"
@@ -394,8 +392,6 @@ class Machine(RuleBasedStateMachine):
         self.holds(most <= self.setup.cap, "cap: sent more often than allowed")
 
     def nothing_was_sent_of_what_is_cancelled(self, rows):
-        if "cancelled" in self.engine.known:
-            return
         never = {pk for row in rows if row.status == "cancelled" for pk in row.chosen}
         sent = {pk for pk in never if self.copies[pk] and not self.asked[pk]}
         self.holds(not sent, "cancelled: called never sent, and was")

@@ -71,8 +71,6 @@ class Ticket:
 class Model:
     """Lanes, batches and tokens as values, a clock that never stands still, and the engine's verbs."""
 
-    known = frozenset()
-
     def __init__(self):
         self.clock = 0
         self.state = "running"

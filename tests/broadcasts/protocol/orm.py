@@ -38,9 +38,6 @@ WORDS = {outcome.value: word for word, outcome in OUTCOMES.items()}
 class Orm:
     """One broadcast in the database, undone at the end."""
 
-    #: Promises that the engine does not keep yet: each has a test that is expected to fail.
-    known = frozenset({"cancelled", "resend while paused"})
-
     def __init__(self):
         self.atomic = transaction.atomic()
         self.atomic.__enter__()

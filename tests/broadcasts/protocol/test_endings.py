@@ -23,7 +23,6 @@ def of(engine, *columns):
     return [tuple(getattr(row, name) for name in columns) for row in engine.rows()]
 
 
-@pytest.mark.xfail(reason="cancel() calls every batch cancelled that waits to be sent again")
 def test_cancelled_while_it_waits_to_be_sent_again(engine):
     """What may have been sent is unknown, not cancelled, when the broadcast is cancelled."""
     begin(engine)
@@ -64,7 +63,6 @@ def test_cancelled_and_never_sent(engine):
     assert of(engine, "status", "sends") == [("cancelled", 0)]
 
 
-@pytest.mark.xfail(reason="resend_unknown() runs lanes of a broadcast that is paused")
 def test_resend_while_paused(engine):
     """What is unknown in a lane that has ended is sent again once the broadcast is resumed, not before."""
     begin(engine, on_unknown="skip")
