@@ -13,7 +13,8 @@ from django.core.management import CommandError, call_command
 from django.db import DatabaseError
 from django.utils import timezone
 
-from django_push import get_token_model
+from django_push import broadcast, get_token_model
+from django_push.broadcasts import control
 from django_push.management.commands import push_check_receipts
 from django_push.receipts import ReceiptSummary
 from tests.sending.conftest import make_tokens
@@ -115,6 +116,20 @@ def test_tokens_move_without_being_asked(capsys):
     call_command("push_move_tokens", "--from", "old", "--to", "new", "--no-input")
     assert Token.objects.filter(backend="new").count() == 3
     assert "3 moved, 0 merged." in capsys.readouterr().out
+
+
+@pytest.mark.django_db
+def test_tokens_stay_while_a_broadcast_is_sent_through_both(capsys):
+    """A token that is moved in the middle could be sent to by both lanes."""
+    make_tokens(1, backend="old")
+    make_tokens(2, backend="new")
+    going = broadcast("everyone", title="Hello", start=False)
+    control.start(going)
+    with pytest.raises(CommandError, match=f"Broadcast {going.pk} is sending through both"):
+        call_command("push_move_tokens", "--from", "old", "--to", "new", "--no-input")
+    control.pause(going)
+    call_command("push_move_tokens", "--from", "old", "--to", "new", "--no-input")
+    assert "moved" in capsys.readouterr().out
 
 
 @pytest.mark.django_db

@@ -10,7 +10,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django_push import tokens
 from django_push.exceptions import PushError
 from django_push.handler import push_backends
-from django_push.models import get_token_model
+from django_push.models import Broadcast, get_token_model
 
 
 class Command(BaseCommand):
@@ -29,6 +29,12 @@ class Command(BaseCommand):
         source, target = options["source"], options["target"]
         if source == target:
             raise CommandError("--from and --to are the same alias.")
+        going = Broadcast.objects.running().filter(lanes__backend=source).filter(lanes__backend=target)
+        if not options["dry_run"] and (broadcast := going.distinct().first()) is not None:
+            raise CommandError(
+                f"Broadcast {broadcast.pk} is sending through both: what is moved now could get it twice. "
+                f"Wait for it, or pause it: push_broadcast --pause {broadcast.pk}."
+            )
         try:
             push_backends.channel(target)
             rows = get_token_model()._base_manager.filter(backend=source).count()
