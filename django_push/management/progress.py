@@ -128,9 +128,12 @@ class Watcher:
         self._next = float("-inf")
 
     def __call__(self) -> None:
+        if time.monotonic() >= self._next:
+            self.look()
+
+    def look(self) -> None:
+        """Read it now: how it ended."""
         now = time.monotonic()
-        if now < self._next:
-            return
         try:
             picture = self._read(now)
         except DatabaseTrouble:  # the drainer knows what to do about it

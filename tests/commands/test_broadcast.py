@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from django_push import broadcasts, get_token_model, testing
 from django_push.broadcasts import control
+from django_push.management import planning, running
 from django_push.management.commands import push_broadcast
 from django_push.management.progress import Watcher
 from django_push.management.words import aware
@@ -332,7 +333,7 @@ def test_ctrl_c_before_the_question(shop, monkeypatch):
     def interrupted(self):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(push_broadcast.Plan, "preview", interrupted)
+    monkeypatch.setattr(planning.Plan, "preview", interrupted)
     assert send("--everyone").code == 130
 
 
@@ -438,20 +439,20 @@ def test_a_key_does_not_overrule_a_person(shop, person):
 def test_a_key_goes_on_after_a_signal(shop):
     """As a job does that is run again after its machine was restarted."""
     row = make("running")
-    broadcasts.pause(row, detail=push_broadcast.BY_SIGNAL)
+    broadcasts.pause(row, detail=running.BY_SIGNAL)
     assert (send("--everyone", "--key", "k").code, len(testing.outbox)) == (0, 8)
 
 
 def test_a_key_that_somebody_takes_meanwhile(shop, monkeypatch):
     """Is one broadcast."""
-    twin = push_broadcast.Plan.twin
+    twin = planning.Plan.twin
 
     def slow(plan):
         found = twin(plan)
         make("running")
         return found
 
-    monkeypatch.setattr(push_broadcast.Plan, "twin", slow)
+    monkeypatch.setattr(planning.Plan, "twin", slow)
     ran = send("--everyone", "--key", "k")
     assert (ran.code, "has this key" in ran.out, Broadcast.objects.count()) == (0, True, 1)
     assert len(testing.outbox) == 8
@@ -638,10 +639,6 @@ def test_a_signal_pauses_and_it_can_go_on(shop, monkeypatch, capfd, name):
 
 def test_a_database_that_goes_away_for_good(shop, monkeypatch):
     """Is one line that says how to go on."""
-
-    def lost(*args, **kwargs):
-        raise OperationalError("secret")
-
     monkeypatch.setattr(broadcasts, "drain", lost)
     ran = send("--everyone")
     assert (ran.code, f"--resume {latest().pk}" in ran.error, "secret" in ran.all) == (1, True, False)
@@ -674,7 +671,7 @@ def test_a_drainer_that_ends_early_is_started_again(shop, monkeypatch):
         return drain(*args, **kwargs) if len(ends) > 1 else None
 
     monkeypatch.setattr(broadcasts, "drain", early)
-    monkeypatch.setattr(push_broadcast, "LOOK", 0.01)
+    monkeypatch.setattr(running, "LOOK", 0.01)
     assert (send("--everyone").code, len(ends), len(testing.outbox)) == (0, 2, 8)
 
 
@@ -691,3 +688,36 @@ def test_the_help_has_examples_and_exit_codes(capsys):
     assert places == sorted(places)
     assert "manage.py push_broadcast --everyone" in text
     assert max(map(len, text.splitlines())) <= 110
+
+
+def test_a_draft_that_somebody_else_starts(shop, monkeypatch):
+    """Between the two steps: it is sent here as well."""
+    begin = broadcasts.begin
+
+    def late(row, workers):
+        begin(Broadcast.objects.get(pk=row.pk), workers=workers)
+        return begin(row, workers=workers)
+
+    monkeypatch.setattr(broadcasts, "begin", late)
+    assert (send("--everyone").code, len(testing.outbox)) == (0, 8)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_pause_while_others_still_send(shop, monkeypatch, fails):
+    """It is written at once, and a database that is away is left to the drainer."""
+    row = make("running")
+    run_ = running.Run(row, lambda: None)
+    monkeypatch.setattr(running.connections, "close_all", lambda: None)
+    if fails:
+        monkeypatch.setattr(broadcasts, "pause", lost)
+        run_._pause_once()
+        assert "--pause it, or push_tick goes on" in run_._last_word()
+        return
+    run_._pause_elsewhere()
+    run_._pause_elsewhere()
+    row.refresh_from_db()
+    assert (row.status, "It is paused." in run_._last_word()) == (BroadcastStatus.PAUSED, True)
+
+
+def lost(*args, **kwargs):
+    raise OperationalError("secret")

@@ -26,7 +26,7 @@ from tests.settings import *
 DATABASES = {{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": {database!r},
                          "OPTIONS": {{"timeout": 20, "init_command": "PRAGMA synchronous=OFF"}}}}}}
 PUSH_BACKENDS = {{"expo": {{"BACKEND": "django_push.backends.expo.ExpoBackend",
-                          "OPTIONS": {{"broadcast_rate": 1e6, "max_connections": 2, "timeout": 1.5}}}}}}
+                          "OPTIONS": {{"broadcast_rate": 1e6, "max_connections": 2, "timeout": {timeout}}}}}}}
 PUSH_EMULATOR_HOST = {host!r}
 """
 FILL = """
@@ -53,8 +53,8 @@ def environment(directory):
     }
 
 
-def write_settings(directory, host):
-    text = SETTINGS.format(database=str(directory / "db.sqlite3"), host=host)
+def write_settings(directory, host, timeout=20):
+    text = SETTINGS.format(database=str(directory / "db.sqlite3"), host=host, timeout=timeout)
     (directory / "site_settings.py").write_text(text)
 
 
@@ -68,7 +68,7 @@ def filled(tmp_path_factory):
 
 
 def eventually(condition):
-    until = time.monotonic() + 30
+    until = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < until, "it does not happen"
         time.sleep(0.02)
@@ -79,6 +79,10 @@ class Site:
 
     def __init__(self, directory, emulator):
         self.directory, self.emulator = directory, emulator
+
+    def hurry(self):
+        """Let a lease end after fifteen seconds: five deadlines of a request."""
+        write_settings(self.directory, self.emulator.host, timeout=3)
 
     def start(self, *args, **streams):
         arguments = [sys.executable, "-m", "django", *args]
@@ -167,7 +171,7 @@ def test_one_signal_finishes_what_is_in_flight_and_pauses(site, name):
     process = site.broadcast()
     site.until_sent(40)
     process.send_signal(name)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 3, err
     assert b"Stopping: what is in flight is finished" in err
     assert b"Go on with --resume 1." in err
@@ -187,7 +191,7 @@ def test_the_same_command_again_goes_on(site):
     process = site.broadcast("--key", "k")
     site.until_sent(40)
     process.terminate()
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
     site.emulator.state.latency = 0
     again = site.broadcast("--key", "k")
     _, err = again.communicate(timeout=60)
@@ -197,6 +201,7 @@ def test_the_same_command_again_goes_on(site):
 
 def test_two_signals_stop_at_once(site):
     """Exit code 130, nothing more is sent, and no more is doubled than was in flight."""
+    site.hurry()
     site.emulator.state.latency = 1.2
     process = site.broadcast()
     site.until_sent(40)
@@ -204,9 +209,9 @@ def test_two_signals_stop_at_once(site):
     eventually(lambda: select.select([process.stderr], [], [], 0)[0])  # it has heard the first
     asked = time.monotonic()
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=60)
     assert (process.returncode, b"Traceback" in err) == (130, False)
-    assert time.monotonic() - asked < 2.5  # it waits for nobody
+    assert time.monotonic() - asked < 4  # it waits for no reply, but may be starved
     assert b"Stopped at once." in err
     assert b"It is paused. Go on with --resume 1." in err
     status = site.status()
@@ -221,11 +226,12 @@ def test_two_signals_stop_at_once(site):
 
 def test_a_process_that_is_killed(site):
     """Is still running for all we know; --resume goes on."""
+    site.hurry()
     site.emulator.state.latency = 0.3
     process = site.broadcast()
     site.until_sent(40)
     process.kill()
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
     assert site.status()["status"] == "running"
     site.emulator.state.latency = 0
     code, _, err = site.run("push_broadcast", "--resume", "1")
@@ -308,7 +314,7 @@ def terminal(site):
 def test_a_person_confirms_and_sees_a_bar(site, terminal):
     """The count, the question, then figures that move."""
     pytest.importorskip("rich")
-    site.emulator.state.latency = 0.1
+    site.emulator.state.latency = 0.5
     person = terminal(*SEND)
     person.until("Send it to 200 tokens? [y/N] ")
     assert site.accepted.total() == 0
@@ -318,6 +324,7 @@ def test_a_person_confirms_and_sees_a_bar(site, terminal):
     assert person.exit_code() == 0
     shown = without_colors(person.shown)
     assert "200 expo" in shown
+    assert "broadcast 1: 200 of 200 (100 %)" in shown
     assert "Broadcast 1 is done: 200 of 200 tokens." in shown
     assert site.accepted.total() == TOKENS
 
@@ -361,9 +368,9 @@ def test_push_tick_in_a_loop(site):
     site.until_sent(40)
     process.terminate()
     asked = time.monotonic()
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (0, "1 woken\n")
-    assert time.monotonic() - asked < 3
+    assert time.monotonic() - asked < 15
     assert "Stopping" in err
     assert site.status()["status"] == "running"
     assert site.status()["progress"]["counts"]["accepted"] == site.accepted.total() < TOKENS

@@ -6,28 +6,24 @@ import json
 import logging
 import sys
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, OutputWrapper
 from django.db import Error as DatabaseTrouble
-from django.db import connections, transaction
-from django.utils import timezone as clock
 
 from django_push import broadcasts
 from django_push.broadcasts import rows
-from django_push.broadcasts.preview import Preview, preview
+from django_push.broadcasts.preview import Preview
 from django_push.dispatch.inline import InlineDispatcher
-from django_push.exceptions import InvalidMessage, PushError
+from django_push.exceptions import PushError
 from django_push.management import options as given
 from django_push.management import words
-from django_push.management.arguments import user_named
+from django_push.management.planning import Plan, about, about_twin, plan_of
 from django_push.management.progress import Watcher, screen_for
-from django_push.management.stopping import INTERRUPTED, Stop
-from django_push.message import PushMessage
+from django_push.management.running import Run, was_stopped
+from django_push.management.stopping import INTERRUPTED
 from django_push.models import (
     PROTOCOL,
     Broadcast,
@@ -38,7 +34,6 @@ from django_push.models import (
     TokenStatus,
     get_token_model,
 )
-from django_push.sending.texts import message_of
 from django_push.wake import get_dispatcher, wake
 
 logger = logging.getLogger("django_push")
@@ -47,53 +42,6 @@ logger = logging.getLogger("django_push")
 PAUSED, UNCLEAR, ENDED = 3, 4, 5
 #: How many broadcasts are listed.
 LISTED = 20
-#: Why a lane is paused that Ctrl-C has paused: the same key may go on with it unasked.
-BY_SIGNAL = "push_broadcast was told to stop"
-#: How often it is looked whether others have ended what is left. Seconds.
-LOOK = 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """A broadcast that was asked for: the message, the audience, and the other arguments of ``broadcast``."""
-
-    message: PushMessage
-    translations: Mapping[str, PushMessage]
-    audience: Any
-    more: Mapping[str, Any]
-
-    @property
-    def schedule(self) -> datetime | None:
-        found: datetime | None = self.more["schedule"]
-        return found
-
-    def create(self, **changes: Any) -> Broadcast:
-        """Write it down as a draft, or return the one that has its key."""
-        kwargs = {**self.more, "translations": self.translations, "start": False, **changes}
-        return broadcasts.broadcast(self.audience, self.message, **kwargs)
-
-    def preview(self) -> Preview:
-        """Return who would get what."""
-        return preview(
-            self.message,
-            self.audience,
-            using=self.more["using"] or "",
-            translations=self.translations,
-            personalize=self.more["personalize"] or None,
-        )
-
-    def twin(self) -> Broadcast | None:
-        """Check all of it, and return an identical broadcast of the last minutes. Nothing is left of it."""
-
-        def check() -> Broadcast | None:
-            using = rows.database()
-            with transaction.atomic(using=using):
-                rows.broadcasts().filter(pk=-1).update(name="")  # SQLite: begin with a write
-                found = broadcasts.recent_twin(self.create())
-                transaction.set_rollback(True, using=using)
-            return found
-
-        return rows.again_if_lost(check)
 
 
 class Command(BaseCommand):
@@ -127,7 +75,7 @@ class Command(BaseCommand):
     # --- a new one --------------------------------------------------------------------------------
 
     def _send(self) -> None:
-        plan = self._plan()
+        plan = plan_of(self.options)
         if (key := plan.more["key"]) and rows.broadcasts().filter(idempotency_key=key).exists():
             # Its times were checked when it was made.
             self._go_on_with(plan.create(schedule=None, expires=None))
@@ -148,31 +96,10 @@ class Command(BaseCommand):
             return
         self._begin(created)
 
-    def _plan(self) -> Plan:
-        options = self.options
-        audience = given.audience_of(options)
-        if isinstance(audience, dict) and "user" in audience:
-            audience["user"] = [user_named(name).pk for name in audience["user"]]
-        message, translations = _said(options)
-        more = {
-            "name": options["name"] or "",
-            "using": options["using"],
-            "personalize": options["personalize"] or "",
-            "schedule": _as_time(options["schedule"]),
-            "expires": options["expires"],
-            "rate": options["rate"],
-            "key": options["key"],
-            "user": None if options["operator"] is None else user_named(options["operator"]),
-        }
-        for name in ("on_unknown", "max_sends", "batch_size"):
-            if options[name] is not None:
-                more[name] = options[name]
-        return Plan(message=message, translations=translations, audience=audience, more=more)
-
     def _show_preview(self, would: Preview, twin: Broadcast | None) -> None:
         self._tell(would.lines())
         if twin is not None:
-            self._say(_about_twin(twin))
+            self._say(about_twin(twin))
         self._say("A dry run: nothing was sent or written.")
         self._put({"dry_run": True, "twin": twin and twin.pk, **would.as_json()})
 
@@ -191,11 +118,11 @@ class Command(BaseCommand):
         """Say what will be sent to whom, and ask. Raises CommandError if it is not to be."""
         is_asked = self.options["interactive"]
         if twin is not None and not is_asked and not self.options["allow_repeat"]:
-            raise CommandError(f"{_about_twin(twin)} Nothing was sent. (--allow-repeat sends it.)")
-        self._tell(_about(plan, would))
+            raise CommandError(f"{about_twin(twin)} Nothing was sent. (--allow-repeat sends it.)")
+        self._tell(about(plan, would))
         while is_asked:
             if twin is not None:
-                self._say(_about_twin(twin))
+                self._say(about_twin(twin))
             self._ask(f"Send it to {words.tokens(would.total)}?", "Nothing was sent.")
             newer = plan.twin()  # while the question stood there, somebody else may have answered
             if newer is None or (twin is not None and newer.pk == twin.pk):
@@ -224,7 +151,7 @@ class Command(BaseCommand):
         elif row.status == BroadcastStatus.DRAFT:
             self._ask_if_asked("Start it?")
             self._begin(row)
-        elif row.status == BroadcastStatus.PAUSED and (self.options["interactive"] or _was_stopped(row)):
+        elif row.status == BroadcastStatus.PAUSED and (self.options["interactive"] or was_stopped(row)):
             self._ask_if_asked("Go on?")
             broadcasts.resume(row, workers=0)
             self._go(row)
@@ -278,10 +205,12 @@ class Command(BaseCommand):
         if row.protocol > PROTOCOL:
             raise CommandError(f"{words.name_of(row)} was made by a newer version than this one.")
         screen = screen_for(self._out, is_silent=not self.options["verbosity"])
-        run = _Run(row, screen.stopping)
+        run = Run(row, screen.stopping)
         try:
+            watcher = Watcher(row, screen)
             with screen, run.stop:
-                run.drain(Watcher(row, screen))
+                run.drain(watcher)
+                watcher.look()
         except DatabaseTrouble as error:
             raise CommandError(
                 f"The database is away ({type(error).__name__}). Go on with --resume {row.pk}; what was in "
@@ -446,119 +375,6 @@ class Command(BaseCommand):
             raise CommandError(otherwise, returncode=INTERRUPTED) from None
         if answer.strip().lower() not in ("y", "yes"):
             raise CommandError(otherwise)
-
-
-class _Run:
-    """Sends a broadcast in this process until it ends or somebody stops it."""
-
-    def __init__(self, row: Broadcast, tell: Callable[[], object]) -> None:
-        self.row = row
-        self.stop = Stop(on_first=tell, last_act=self._pause_elsewhere, last_word=self._last_word)
-        self.is_paused = False
-
-    def drain(self, show: Callable[[], None]) -> None:
-        def watch() -> None:
-            if self.stop.asked:
-                self._pause_once()
-            show()
-
-        while True:
-            broadcasts.drain(self.row.pk, is_stopped=self.stop.is_asked, watch=watch)
-            if self.stop.asked:
-                self._pause()
-            self.row.refresh_from_db(using=rows.database())
-            if self.stop.asked or self.row.status != BroadcastStatus.RUNNING:
-                return
-            show()
-            self.stop.wait(LOOK)
-
-    def _pause_once(self) -> None:
-        """Let other workers stop, too, while we wait for what is in flight."""
-        if not self.is_paused:
-            try:
-                self._pause()
-            except DatabaseTrouble:
-                return  # the drainer knows what to do about it
-
-    def _pause(self) -> None:
-        broadcasts.pause(self.row, detail=BY_SIGNAL)
-        self.is_paused = True
-
-    def _pause_elsewhere(self) -> None:
-        """Pause with a connection of its own: called in another thread."""
-        try:
-            if not self.is_paused:
-                self._pause()
-        finally:
-            connections.close_all()
-
-    def _last_word(self) -> str:
-        running = "It is still marked as running: --pause it, or push_tick goes on with it."
-        return (
-            "Stopped at once. What was in flight may have been sent; it is taken up again when its lease "
-            f"ends. {'It is paused.' if self.is_paused else running} Go on with --resume {self.row.pk}."
-        )
-
-
-def _said(options: Mapping[str, Any]) -> tuple[PushMessage, dict[str, PushMessage]]:
-    """Return the message and its translations. Raises InvalidMessage."""
-    fields = dict(options["message"] or {})
-    translations = fields.pop("translations", {})
-    if not isinstance(translations, dict) or not all(isinstance(t, dict) for t in translations.values()):
-        raise InvalidMessage("translations must map a language to an object of fields.")
-    for name in ("title", "body", "data", "provider_options"):
-        if options[name] is not None:
-            fields[name] = options[name]
-    message = message_of(None, fields)
-    spoken = {
-        language.replace("_", "-").lower(): message_of(None, {**fields, **text})
-        for language, text in translations.items()
-    }
-    return message, spoken
-
-
-def _as_time(value: datetime | timedelta | None) -> datetime | None:
-    """Return when that is by the database's clock."""
-    if isinstance(value, timedelta):
-        return words.aware(rows.moment() + value)
-    return value
-
-
-def _about(plan: Plan, would: Preview) -> Iterable[str]:
-    """Yield what is about to be sent, to whom and how."""
-    said = plan.message.to_json()
-    languages = f" (also: {', '.join(sorted(plan.translations))})" if plan.translations else ""
-    yield f"Message   {words.title(said)}{languages}"
-    yield f"Audience  {would.audience}: {words.tokens(would.total)}"
-    for part in would.parts:
-        yield f"  {part.total:>12,} {part.alias}"
-        if part.left_out:
-            yield f"               left out, for the provider cannot say it: {', '.join(part.left_out)}"
-        for language, why in part.refusals.items():
-            yield f"               will be refused{f' ({language})' if language else ''}: {why}"
-    if unconfigured := would.skipped.get("unknown_backend"):
-        yield f"  {unconfigured:>12,} of aliases that are not in PUSH_BACKENDS: skipped"
-    more = plan.more
-    starts = words.here(plan.schedule) if plan.schedule else "now"
-    ends = f", expires {words.typed(more['expires'])}" if more["expires"] else ""
-    yield f"Starts    {starts}{ends}"
-    if plan.schedule:
-        yield "          The audience is read then; the count may be another."
-    if more["rate"]:
-        yield f"Rate      {words.rate(more['rate'])}"
-    policy = words.on_unknown(more.get("on_unknown", ""), more.get("max_sends", 3))
-    yield f"Unknown   {policy}"
-
-
-def _about_twin(twin: Broadcast) -> str:
-    age = words.span((clock.now() - twin.created).total_seconds())
-    return f"{words.headline(twin)}, says the same to the same audience, and was made {age} ago."
-
-
-def _was_stopped(row: Broadcast) -> bool:
-    """Whether nothing but a signal to this command has paused it."""
-    paused = row.lanes.filter(status=LaneStatus.PAUSED)
-    return paused.exists() and not paused.exclude(pause_detail=BY_SIGNAL).exists()
 
 
 def _has_receipts(row: Broadcast) -> bool:
