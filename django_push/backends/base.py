@@ -349,10 +349,10 @@ def _masked(detail: str, target: Target) -> str:
         return detail
     if token in detail:
         detail = detail.replace(token, mask(token))
-    if len(detail) >= DETAIL_LENGTH - len(token):
-        for shown in range(min(len(token), len(detail)) - 1, LEAST_SHOWN, -1):
+    if token[: LEAST_SHOWN + 1] in detail:
+        for shown in range(min(len(token), len(detail)), LEAST_SHOWN, -1):
             if detail.endswith(token[:shown]):
-                return detail[:-shown] + mask(token)
+                return (detail[:-shown] + mask(token))[:DETAIL_LENGTH]
     return detail
 
 

@@ -132,18 +132,43 @@ def readable() -> Iterator[None]:
         yield
     except InvalidAudience:
         raise
-    except (DataError, ProgrammingError, NotSupportedError, FieldError, TypeError, ValueError) as error:
+    except _OWN_FAULTS as error:
         raise InvalidAudience(f"It cannot be read: {type(error).__name__}.") from error
     except OperationalError as error:
-        if not _took_too_long(error):
-            raise
-        raise InvalidAudience("Reading it takes longer than the database allows.") from error
+        if _took_too_long(error):
+            raise InvalidAudience("Reading it takes longer than the database allows.") from error
+        if _is_wrong_query(error):
+            raise InvalidAudience(f"It cannot be read: {type(error).__name__}.") from error
+        raise
+
+
+_OWN_FAULTS = (
+    DataError,
+    ProgrammingError,
+    NotSupportedError,
+    FieldError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+)
 
 
 def _took_too_long(error: OperationalError) -> bool:
     state = getattr(error.__cause__, "sqlstate", None) or getattr(error.__cause__, "pgcode", None)
-    code = error.args[0] if error.args else None
-    return state == "57014" or code in (1969, 3024)  # PostgreSQL; MariaDB, MySQL
+    return state == "57014" or _code(error) in (1969, 3024)  # PostgreSQL; MariaDB, MySQL
+
+
+def _is_wrong_query(error: OperationalError) -> bool:
+    """Whether the query is at fault, for which MySQL and SQLite have no error of another kind.
+
+    An unknown column, a bad regular expression (MariaDB, MySQL), an unknown function; SQLITE_ERROR.
+    """
+    is_sqlite_error = getattr(error.__cause__, "sqlite_errorcode", None) == 1
+    return is_sqlite_error or _code(error) in (1054, 1139, 1305, *range(3685, 3700))
+
+
+def _code(error: OperationalError) -> object:
+    return error.args[0] if error.args else None
 
 
 def fixed(spec: Mapping[str, Any]) -> dict[str, Any]:

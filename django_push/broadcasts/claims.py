@@ -66,8 +66,6 @@ class Claim:
     resent: int = 0
     #: How many batches before it the provider has not answered.
     misses: int = 0
-    #: How many of its failures have got a row of their own.
-    problems: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,14 +18,14 @@ from django.utils.module_loading import import_string
 from django_push.backends.base import Verdict
 from django_push.broadcasts import breaker, control, rates
 from django_push.broadcasts.claims import GRACE, Claim, Idle, claim
-from django_push.broadcasts.rates import Limit
+from django_push.broadcasts.rates import Limit, Reservation
 from django_push.broadcasts.results import Result, record, record_progress, renew
 from django_push.broadcasts.rows import batches, database, lanes, moment
 from django_push.exceptions import InvalidAudience, InvalidPushBackend
 from django_push.handler import Channel, push_backends
 from django_push.message import PushMessage
 from django_push.models import COUNTED, Broadcast, LaneStatus, PauseReason, instant
-from django_push.outcomes import Outcome, Ticket
+from django_push.outcomes import Outcome, Target, Ticket
 from django_push.sending.texts import DOUBT_FROM, DOUBT_SHARE, Texts
 from django_push.wake import schedule_receipt_check
 from django_push.wire import Parsed, Reply, Request
@@ -61,6 +61,7 @@ _REFUSED = (
 )
 #: These do not show that the provider is there.
 _SILENT = (Outcome.UNKNOWN, Outcome.NOT_SENT, Outcome.UNAVAILABLE)
+_UNSAID = Verdict(Outcome.UNKNOWN, "NoVerdict")
 
 
 @dataclass(slots=True, eq=False)
@@ -119,7 +120,7 @@ class LaneDrainer:
         self.lease = LEASE * self.backend.timeout
         self.limits = _limits(broadcast, channel)
         self.size = _batch_size(broadcast, channel, self.limits)
-        self.reserved = False
+        self.reserved: list[Reservation] = []
         self.is_limited = any(limit.rate is not None for limit in self.limits)
         #: Fresh tokens first, but for once a second; and without a limit a provider's block as often.
         self.is_turn_of_again = _Every(LOOK)
@@ -199,10 +200,12 @@ class LaneDrainer:
 
     def close(self) -> None:
         """Give quota back that was reserved and is not used."""
-        if self.reserved:
-            self.reserved = False
-            for limit in self.limits:
-                rates.give_back(limit, self.size)
+        self._give_back(self.size)
+
+    def _give_back(self, count: int) -> None:
+        taken, self.reserved = self.reserved, []
+        for limit, reservation in zip(self.limits, taken, strict=False):  # perhaps none
+            rates.give_back(limit, count, reservation)
 
     @property
     def _is_stopping(self) -> bool:
@@ -218,7 +221,7 @@ class LaneDrainer:
         """Return what to send next; None if there is nothing to send now."""
         while True:
             if time.monotonic() >= self.expires:
-                self.is_stopped = True  # the next claim says why
+                self.is_stopped = self.is_over = True  # whoever looks around next says why
             if self.again:
                 again, request = self.again.popleft()
                 if self._is_stopping:
@@ -242,8 +245,20 @@ class LaneDrainer:
         try:
             return next(opened.requests, None)
         except Exception as error:  # noqa: BLE001 - logged there; a backend may raise anything
+            opened.requests = iter(())
+            opened.result.unsent += self._unbuilt(opened)
             self._break_off(error)
             return None
+
+    def _unbuilt(self, opened: _Open) -> list[Target]:
+        """Return the targets of a batch for which there has been no request yet."""
+        result = opened.result
+        known = {ticket.pk for ticket in (*result.final, *result.refused, *result.unknown)}
+        known |= {target.pk for target in result.unsent}
+        waiting = [*((o, request) for request, o in self.out.items()), *self.again]
+        known |= {target.pk for o, request in waiting if o is opened for target in request.targets}
+        left = opened.claim.pending.keys() - known
+        return [target for target in opened.claim.targets if target.pk in left]
 
     def _break_off(self, error: Exception) -> None:
         """Something of the site's or of a backend fails: pause the lane, and hand back what was claimed."""
@@ -286,7 +301,7 @@ class LaneDrainer:
         if isinstance(found, Idle):
             self._rest(found)
             return False
-        self._use_quota(len(found.targets))
+        self._give_back(self.size - len(found.targets))
         self.current = self._opened(found)
         return self.current is not None
 
@@ -297,8 +312,8 @@ class LaneDrainer:
         if self.reserved:
             wait = max(rates.held_for(limit) for limit in self.limits)
         else:
-            wait = max(rates.reserve(limit, self.size) for limit in self.limits)
-            self.reserved = True
+            self.reserved = [rates.take(limit, self.size) for limit in self.limits]
+            wait = max(reservation.wait for reservation in self.reserved)
         if wait <= 0:
             return True
         if wait <= SHORT:
@@ -306,11 +321,6 @@ class LaneDrainer:
             return True
         self.ready_at = self.due_at = time.monotonic() + wait
         return False
-
-    def _use_quota(self, count: int) -> None:
-        self.reserved = False
-        for limit in self.limits:
-            rates.give_back(limit, self.size - count)
 
     def _rest(self, idle: Idle) -> None:
         """There is nothing to claim: for a while, or for good."""
@@ -380,7 +390,7 @@ class LaneDrainer:
         """Put tickets where they belong; return one of each outcome."""
         result = opened.result
         said: dict[Outcome, Ticket] = {}
-        for ticket in (*parsed.tickets, *self._missing(request, parsed)):
+        for ticket in self._each_once(request, parsed):
             outcome = ticket.outcome
             said.setdefault(outcome, ticket)
             if outcome in _REFUSED:
@@ -394,15 +404,16 @@ class LaneDrainer:
             opened.answered = True
         return said
 
-    def _missing(self, request: Request, parsed: Parsed) -> list[Ticket]:
-        """Return tickets for targets that a backend says nothing of, against its contract: unknown."""
-        told = len(parsed.tickets) + sum(len(again.targets) for again in parsed.resend)
-        if told == len(request.targets):
-            return []
-        known = {ticket.target for ticket in parsed.tickets}
-        known.update(target for again in parsed.resend for target in again.targets)
-        unsaid = Verdict(Outcome.UNKNOWN, "NoVerdict")
-        return [self.backend.ticket(target, unsaid) for target in request.targets if target not in known]
+    def _each_once(self, request: Request, parsed: Parsed) -> Iterator[Ticket]:
+        """Yield a ticket for each target that is not sent again; unknown, if a backend says nothing of it.
+
+        By their contract backends say one thing of each target, and nothing of others.
+        """
+        told = {ticket.target: ticket for ticket in parsed.tickets}
+        again = {target for resent in parsed.resend for target in resent.targets}
+        for target in request.targets:
+            if target not in again:
+                yield told.get(target) or self.backend.ticket(target, _UNSAID)
 
     def _listen(self, said: Mapping[Outcome, Ticket]) -> None:
         """Heed what the provider says of us, not of a token."""

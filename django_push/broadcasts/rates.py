@@ -18,6 +18,8 @@ from django_push.models import RateBucket, database_seconds
 
 #: A ramp begins with this share of the rate.
 RAMP_FROM = 0.1
+#: Seconds of today that a database may not tell apart.
+_SAME = 1e-5
 #: After so long without use the ramp begins anew. Seconds.
 RAMP_IDLE = 60.0
 
@@ -42,6 +44,17 @@ class Bucket:
     busy_since: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Quota that was taken: the seconds to wait for it, for how many tokens, at how many seconds each."""
+
+    wait: float
+    count: int = 0
+    each: float = 0.0
+    before: Bucket = Bucket()
+    after: Bucket = Bucket()
+
+
 def reserved(bucket: Bucket, limit: Limit, count: int, now: float) -> tuple[Bucket, float]:
     """Return the bucket with a reservation for ``count`` tokens, and the seconds to wait for it. Pure."""
     if limit.rate is None:
@@ -64,25 +77,45 @@ def _rate(limit: Limit, busy_for: float) -> float:
 
 def reserve(limit: Limit, count: int) -> float:
     """Reserve quota for ``count`` tokens; return the seconds to wait before they are sent."""
+    return take(limit, count).wait
+
+
+def take(limit: Limit, count: int) -> Reservation:
+    """Reserve quota for ``count`` tokens, which may be given back."""
     if limit.rate is None:
-        return held_for(limit)
+        return Reservation(held_for(limit))
 
-    def take(bucket: Bucket, now: float) -> tuple[Bucket, float]:
-        return reserved(bucket, limit, count, now)
+    def write(bucket: Bucket, now: float) -> tuple[Bucket, Reservation]:
+        after, wait = reserved(bucket, limit, count, now)
+        each = (after.spoken_for - now - wait) / max(1, count)
+        return after, Reservation(wait, count, each, bucket, after)
 
-    return _change(limit.key, take)
+    return _change(limit.key, write)
 
 
-def give_back(limit: Limit, count: int) -> None:
-    """Return quota that was reserved and is not needed; a negative count takes more."""
+def give_back(limit: Limit, count: int, taken: Reservation | None = None) -> None:
+    """Return quota that was reserved and is not needed; a negative count takes more.
+
+    ``taken`` is the reservation: on a ramp it is what tells how much it was.
+    """
     if limit.rate is None or not count:
         return
 
     def put_back(bucket: Bucket, now: float) -> tuple[Bucket, None]:
-        seconds = count / _rate(limit, bucket.spoken_for - bucket.busy_since)
-        return Bucket(bucket.spoken_for - seconds, bucket.blocked_until, bucket.busy_since), None
+        return returned(bucket, limit, count, taken), None
 
     _change(limit.key, put_back)
+
+
+def returned(bucket: Bucket, limit: Limit, count: int, taken: Reservation | None) -> Bucket:
+    """Return the bucket with ``count`` tokens of a reservation given back. Pure."""
+    if taken is None:
+        each = 1 / _rate(limit, bucket.spoken_for - bucket.busy_since)
+    elif count == taken.count and abs(bucket.spoken_for - taken.after.spoken_for) < _SAME:
+        return Bucket(taken.before.spoken_for, bucket.blocked_until, taken.before.busy_since)
+    else:
+        each = taken.each
+    return Bucket(bucket.spoken_for - count * each, bucket.blocked_until, bucket.busy_since)
 
 
 def block(key: str, seconds: float) -> None:

@@ -38,6 +38,7 @@ FIRST_WAIT, LAST_WAIT = 10.0, 600.0
 MOST_CLAIMS = 12
 #: How many failures of a batch get a row of their own.
 MOST_PROBLEMS = 100
+_FAILURES = [o for o in map(Outcome, COUNTED) if o is not Outcome.ACCEPTED and not o.is_dead]
 
 
 @dataclass(slots=True)
@@ -116,11 +117,10 @@ def _record(broadcast: Broadcast, held: Claim, result: Result, lease: float | No
         tokens.apply(_telling(fresh), held.claimed_at, source=broadcast.source)
         if result.has_receipts:
             receipts.remember(fresh, held.claimed_at, broadcast=broadcast.pk)
-        problems = _note_problems(broadcast, held, fresh)
+        _note_problems(broadcast, held, fresh)
         if split is not None:
             split.insert(held)
     held.counts, held.pending = counts, pending
-    held.problems += problems
     return True
 
 
@@ -144,11 +144,21 @@ def _ours(held: Claim) -> QuerySet[BroadcastBatch]:
 
 
 def _given_up(held: Claim, result: Result) -> list[Ticket]:
-    """Return refusals that are left at that: of a token, while the provider does answer about others."""
+    """Return refusals that are left at that: of a token, while the provider does answer about others.
+
+    Where it had no answer for most of the batch it is an outage, however often the batch was claimed.
+    """
     if held.number < MOST_CLAIMS or held.misses:
         return []
+    told = len(result.final) + sum(held.counts[name] for name in COUNTED)
+    away = (Outcome.NOT_SENT, Outcome.UNAVAILABLE)
+    is_outage = sum(ticket.outcome in away for ticket in result.refused) > told
     return [
-        ticket for ticket in result.refused if ticket.outcome.value in COUNTED and not ticket.about_project
+        ticket
+        for ticket in result.refused
+        if ticket.outcome.value in COUNTED
+        and not ticket.about_project
+        and not (is_outage and ticket.outcome in away)
     ]
 
 
@@ -238,8 +248,8 @@ def _telling(told: Iterable[Ticket]) -> list[Ticket]:
     return [t for t in told if t.outcome is not Outcome.ACCEPTED or t.replacement or t.project]
 
 
-def _note_problems(broadcast: Broadcast, held: Claim, final: Iterable[Ticket]) -> int:
-    """Write a row for each failure that is no dead token, up to the batch's limit; return how many."""
+def _note_problems(broadcast: Broadcast, held: Claim, final: Iterable[Ticket]) -> None:
+    """Write a row for each failure that is no dead token, up to the batch's limit over all its claims."""
     problems = [
         PushProblem(
             backend=ticket.backend,
@@ -250,9 +260,7 @@ def _note_problems(broadcast: Broadcast, held: Claim, final: Iterable[Ticket]) -
             detail=ticket.detail,
         )
         for ticket in final
-        if ticket.outcome is not Outcome.ACCEPTED and not ticket.outcome.is_dead
+        if ticket.outcome in _FAILURES
     ]
-    problems = problems[: max(0, MOST_PROBLEMS - held.problems)]
-    if problems:
-        PushProblem.objects.using(database()).bulk_create(problems)
-    return len(problems)
+    there = sum(held.counts[outcome.value] for outcome in _FAILURES)
+    PushProblem.objects.using(database()).bulk_create(problems[: max(0, MOST_PROBLEMS - there)])
