@@ -468,7 +468,8 @@ class LaneDrainer:
     def _write_rest(self) -> None:
         """Write what could not be written. Raises OperationalError while the database is lost."""
         while self.unwritten:
-            connections[database()].close_if_unusable_or_obsolete()
+            if not connections[database()].in_atomic_block:  # else it would be closed, being in somebody's
+                connections[database()].close_if_unusable_or_obsolete()
             opened = self.unwritten[0]
             is_ours = record(self.broadcast, opened.claim, opened.result)
             self.unwritten.popleft()
