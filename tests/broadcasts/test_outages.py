@@ -1,0 +1,165 @@
+"""A provider that is away, and time that runs out: what is final then, and what is only later."""
+
+import time
+from datetime import timedelta
+from types import SimpleNamespace
+
+import pytest
+from django.db import connection
+
+from django_push import Outcome, testing
+from django_push.broadcasts import control, lane, results
+from django_push.broadcasts.claims import GRACE, Claim
+from django_push.broadcasts.results import Result, record
+from django_push.models import BatchStatus, BroadcastBatch, BroadcastLane, BroadcastStatus, PauseReason
+from django_push.outcomes import Ticket
+from tests.broadcasts.factories import (
+    EXPO,
+    Tokens,
+    all_ok,
+    answer_all,
+    batch_of,
+    claimed,
+    copies,
+    counted,
+    drained,
+    finished,
+    lane_of,
+    let_time_pass,
+    make_expo_tokens,
+    make_tokens,
+    reloaded,
+    started,
+    unknown,
+)
+
+pytestmark = pytest.mark.django_db
+
+
+def drained_for_long(made, times=results.MOST_CLAIMS + 4):
+    """Drain again and again, with much time in between, for as long as it runs."""
+    for _ in range(times):
+        if not drained(made).is_running:
+            return
+        let_time_pass(made)
+
+
+def sent_in_the_end(made, rows):
+    """Let the provider be back: whether every token gets its push."""
+    testing.reset()
+    if reloaded(made).status == BroadcastStatus.PAUSED:
+        assert control.resume(reloaded(made))
+    assert finished(made).status == BroadcastStatus.DONE
+    return copies() == {row.token: 1 for row in rows} and counted(made) == {Outcome.ACCEPTED: len(rows)}
+
+
+@pytest.mark.parametrize("outcome", [Outcome.NOT_SENT, Outcome.UNAVAILABLE])
+def test_an_outage_of_a_small_audience(outcome):
+    """The lane is paused before a token is given up, also if somebody resumes it too early."""
+    rows = make_tokens(3)
+    answer_all(rows, outcome, code="Down")
+    made = started()
+    for _ in range(3):
+        drained_for_long(made)
+        assert reloaded(made).status == BroadcastStatus.PAUSED
+        assert lane_of(made).pause_reason == PauseReason.PROVIDER_DOWN
+        assert counted(made) == {}
+        assert control.resume(reloaded(made))
+    assert sent_in_the_end(made, rows)
+
+
+def test_a_project_that_is_slowed_down_for_long():
+    """It waits, as often as the provider asks for it."""
+    rows = make_tokens(3)
+    answer_all(rows, Outcome.RATE_LIMITED, about_project=True, retry_after=60.0)
+    made = started()
+    drained_for_long(made)
+    assert reloaded(made).status == BroadcastStatus.RUNNING
+    assert counted(made) == {}
+    assert sent_in_the_end(made, rows)
+
+
+def test_an_outage_after_many_claims():
+    """Claims that were refused for another reason do not make the first lost connection final."""
+    rows = make_tokens(3)
+    answer_all(rows, Outcome.RATE_LIMITED, about_project=True, retry_after=60.0)
+    made = started()
+    drained_for_long(made)
+    answer_all(rows, Outcome.NOT_SENT)
+    drained(made)
+    assert counted(made) == {}
+    let_time_pass(made)
+    assert sent_in_the_end(made, rows)
+
+
+def test_a_token_that_is_refused_alone():
+    """It is given up after so many claims, while the provider answers about others."""
+    rows = make_tokens(3)
+    testing.answer(rows[1].token, Outcome.UNAVAILABLE)
+    made = started()
+    for _ in range(results.MOST_CLAIMS + 1):
+        drained(made)
+        let_time_pass(made)
+        BroadcastLane.objects.update(misses=0)  # another batch has been answered
+    assert reloaded(made).status == BroadcastStatus.DONE
+    assert counted(made) == {Outcome.ACCEPTED: 2, Outcome.UNAVAILABLE: 1}
+    assert copies()[rows[1].token] == results.MOST_CLAIMS
+
+
+def test_a_token_refused_here_says_nothing_of_the_provider():
+    """One malformed token in each batch does not hide that nobody answers about the others."""
+    rows = make_tokens(9)
+    for row in rows[::3]:
+        Tokens.filter(pk=row.pk).update(token=f"mal formed {row.pk}")
+    unknown(*rows)
+    made = started(batch_size=3)
+    drained(made)
+    assert counted(made) == {Outcome.INVALID_TOKEN: 3}
+    assert lane_of(made).misses == GRACE
+    assert lane_of(made).hold_until is not None
+
+
+# --- time -----------------------------------------------------------------------------------------
+
+
+def test_time_runs_out_within_a_batch(settings, monkeypatch):
+    """No request goes out afterwards; the rest is not sent, and that is said at once."""
+    settings.PUSH_BACKENDS = {"default": EXPO}
+    make_expo_tokens(250)
+    made = started(batch_size=250, expires=timedelta(hours=1))
+    moment, late = control.moment, []
+
+    def answer(request):
+        late.append(7200.0)  # so slow is the provider
+        return all_ok(request)
+
+    shifted = SimpleNamespace(monotonic=lambda: time.monotonic() + sum(late), sleep=time.sleep)
+    monkeypatch.setattr(lane, "time", shifted)
+    monkeypatch.setattr(control, "moment", lambda: moment() + timedelta(seconds=sum(late)))
+    began = time.monotonic()
+    with testing.fake_transport("default", answer) as transport:
+        assert drained(made).status == BroadcastStatus.EXPIRED
+    assert time.monotonic() - began < 3
+    assert [len(request.targets) for request in transport.requests] == [100]
+    batch = batch_of(made)
+    assert (batch.status, batch.accepted, batch.pending) == (BatchStatus.CANCELLED, 100, 150)
+    assert (made.progress.cancelled, made.progress.unknown) == (150, 0)
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="only PostgreSQL gives times in a zone")
+@pytest.mark.parametrize("use_tz", [True, False])
+@pytest.mark.parametrize("due", ["2024-11-03 05:30+00", "2024-11-03 06:30+00"])
+def test_a_batch_that_is_due_in_the_hour_that_comes_twice(settings, use_tz, due):
+    """It is claimed, whichever of the two it is."""
+    settings.USE_TZ = use_tz
+    settings.TIME_ZONE = "America/New_York"
+    make_tokens(2)
+    made = started()
+    held = claimed(made)
+    refused = [Ticket(target=target, outcome=Outcome.NOT_SENT) for target in held.targets]
+    record(made, held, Result(refused=refused))
+    with connection.cursor() as cursor:
+        cursor.execute(f"UPDATE {BroadcastBatch._meta.db_table} SET due_at = %s", [due])
+    again = claimed(made)
+    assert isinstance(again, Claim)
+    assert (again.batch, again.number) == (held.batch, 2)
