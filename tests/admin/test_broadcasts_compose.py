@@ -24,7 +24,7 @@ from tests.admin.test_broadcasts_control import woken
 from tests.broadcasts.factories import finished, make_tokens
 
 __all__ = ["woken"]  # the fixture
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]  # as a whole: it takes seconds
 ADD = f"{BROADCASTS}add/"
 WORDS = {"title": "Shipped", "body": "On its way", "audience": "everyone", "on_unknown": "retry"}
 NONCE = "a" * 32

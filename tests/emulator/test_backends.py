@@ -20,7 +20,7 @@ BACKENDS = {
 }
 ALIASES = list(BACKENDS)
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]  # as a whole: it takes seconds
 
 
 @pytest.fixture(autouse=True)

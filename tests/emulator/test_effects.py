@@ -47,7 +47,7 @@ TABLE = {
 EXCEPTIONS = {("plain", Fault.TRUNCATED_HONEST): Outcome.ACCEPTED}
 SLOW = (Fault.HANG, Fault.DRIP)
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]  # as a whole: it takes seconds
 
 
 @pytest.fixture(autouse=True)

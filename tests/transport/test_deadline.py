@@ -8,6 +8,8 @@ from django_push.transport.deadline import Call, Watchdog
 from django_push.wire import Failure
 from tests.transport.hostile import once, polite
 
+pytestmark = pytest.mark.slow  # as a whole: it takes seconds
+
 TIMEOUT = 0.3
 OK = b"HTTP/1.1 200 OK\r\n"
 

@@ -9,6 +9,8 @@ from django_push.wire import Failure
 from tests.transport.hostile import polite
 from tests.transport.test_never_sent import unused_port
 
+pytestmark = pytest.mark.slow  # as a whole: it takes seconds
+
 
 def tunnel(peer):
     """Be a CONNECT proxy; remember what was asked."""

@@ -366,9 +366,9 @@ class Command(BaseCommand):
             raise CommandError(
                 f"{otherwise} There is no terminal to ask at: give --no-input to go ahead unasked."
             )
-        self._out.write(f"{question} [y/N] ", ending="", style_func=str)
-        self._out.flush()
         try:
+            self._out.write(f"{question} [y/N] ", ending="", style_func=str)
+            self._out.flush()
             answer = sys.stdin.readline()
         except KeyboardInterrupt:
             self._say("")

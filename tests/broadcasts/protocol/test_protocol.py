@@ -11,6 +11,8 @@ from tests.broadcasts.protocol.machine import Machine
 from tests.broadcasts.protocol.model import Model
 from tests.broadcasts.protocol.orm import Orm
 
+pytestmark = pytest.mark.slow  # as a whole: it takes seconds
+
 THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
 #: A hunt for a planted bug is the same each time, and ends with the first find. The seed is one of luck:
 #: with others it takes some hundred runs.
