@@ -5,7 +5,7 @@ The tables are the truth; a queue only wakes workers. The steps:
 - ``creating`` checks a call and writes the broadcast down; ``audiences`` says who gets it;
 - ``control`` starts, pauses, resumes, cancels and ends it;
 - ``claims`` takes some tokens on for a while, ``results`` writes what came of them: the protocol;
-- ``draining`` and ``lane`` send, as a loop over claims, as fast as ``rates`` allows;
+- ``draining`` and ``lane`` send, as a loop over claims, as fast as ``rates`` and ``quota`` allow;
 - ``breaker`` tells when a person should look; ``ticking`` does what is due and was left by others.
 """
 

@@ -16,9 +16,9 @@ from django.db.models import F, Sum
 from django.utils.module_loading import import_string
 
 from django_push.backends.base import Verdict
-from django_push.broadcasts import breaker, control, rates
+from django_push.broadcasts import breaker, control
 from django_push.broadcasts.claims import GRACE, Claim, Idle, claim
-from django_push.broadcasts.rates import Limit, Reservation
+from django_push.broadcasts.quota import LOOK, Every, Quota
 from django_push.broadcasts.results import Result, record, record_progress, renew
 from django_push.broadcasts.rows import batches, database, lanes, moment
 from django_push.exceptions import InvalidAudience, InvalidPushBackend
@@ -32,16 +32,12 @@ from django_push.wire import Parsed, Reply, Request
 
 logger = logging.getLogger("django_push")
 
-#: How many tokens are claimed at once, unless one request of the backend takes more.
-BATCH = 500
 #: How often the verdicts of a batch that is still out are written. Seconds.
 FLUSH = 1.0
 #: A shorter wait for quota is not worth letting connections stand idle. Seconds.
 SHORT = 0.05
 #: How often a lane is looked at in which others work. Seconds.
 POLL = 2.0
-#: How often is looked for what is seldom there: batches that are due again, a block. Seconds.
-LOOK = 1.0
 #: A 429 without a Retry-After, and the longest that is believed: then the provider is asked again.
 DEFAULT_BLOCK, LONGEST_BLOCK = 60.0, 3600.0
 #: A lane is left alone for so long after GRACE batches without an answer, doubled with each up to the
@@ -78,25 +74,6 @@ class _Open:
     answered: bool = False
 
 
-class _Every:
-    """Says yes once in so many seconds."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self.said_at = float("-inf")
-
-    def __call__(self) -> bool:
-        now = time.monotonic()
-        if now - self.said_at < self.seconds:
-            return False
-        self.said_at = now
-        return True
-
-    def reset(self) -> None:
-        """Say yes the next time."""
-        self.said_at = float("-inf")
-
-
 class LaneDrainer:
     """Serves one lane. ``ready_at`` is when there is something to do, by the monotonic clock."""
 
@@ -118,13 +95,9 @@ class LaneDrainer:
         self.is_told_to_stop = is_stopped
         self.watch = watch
         self.lease = LEASE * self.backend.timeout
-        self.limits = _limits(broadcast, channel)
-        self.size = _batch_size(broadcast, channel, self.limits)
-        self.reserved: list[Reservation] = []
-        self.is_limited = any(limit.rate is not None for limit in self.limits)
-        #: Fresh tokens first, but for once a second; and without a limit a provider's block as often.
-        self.is_turn_of_again = _Every(LOOK)
-        self.is_turn_of_block = _Every(LOOK)
+        self.quota = Quota(broadcast, channel)
+        #: Fresh tokens first, but for once a second.
+        self.is_turn_of_again = Every(LOOK)
         self.ready_at = 0.0
         #: When there is something to do for sure; before that we look whether others have done it.
         self.due_at = 0.0
@@ -200,12 +173,7 @@ class LaneDrainer:
 
     def close(self) -> None:
         """Give quota back that was reserved and is not used."""
-        self._give_back(self.size)
-
-    def _give_back(self, count: int) -> None:
-        taken, self.reserved = self.reserved, []
-        for limit, reservation in zip(self.limits, taken, strict=False):  # perhaps none
-            rates.give_back(limit, count, reservation)
+        self.quota.give_back(self.quota.size)
 
     @property
     def _is_stopping(self) -> bool:
@@ -294,30 +262,22 @@ class LaneDrainer:
             return False
         try:
             again_first = self.is_turn_of_again()
-            found = claim(self.broadcast, self.pk, self.size, self.lease, again_first=again_first)
+            found = claim(self.broadcast, self.pk, self.quota.size, self.lease, again_first=again_first)
         except InvalidAudience as error:
             self._pause(PauseReason.AUDIENCE, str(error))
             return False
         if isinstance(found, Idle):
             self._rest(found)
             return False
-        self._give_back(self.size - len(found.targets))
+        self.quota.give_back(self.quota.size - len(found.targets))
         self.current = self._opened(found)
         return self.current is not None
 
     def _has_quota(self) -> bool:
-        """Reserve quota for a batch; False if it must be waited for first."""
-        if not self.is_limited and not self.is_turn_of_block():
-            return True
-        if self.reserved:
-            wait = max(rates.held_for(limit) for limit in self.limits)
-        else:
-            self.reserved = [rates.take(limit, self.size) for limit in self.limits]
-            wait = max(reservation.wait for reservation in self.reserved)
-        if wait <= 0:
-            return True
+        """Whether there is quota for a batch; False if it must be waited for first."""
+        wait = self.quota.wait()
         if wait <= SHORT:
-            time.sleep(wait)
+            time.sleep(max(0.0, wait))
             return True
         self.ready_at = self.due_at = time.monotonic() + wait
         return False
@@ -409,6 +369,9 @@ class LaneDrainer:
 
         By their contract backends say one thing of each target, and nothing of others.
         """
+        if not parsed.resend and [t.target for t in parsed.tickets] == request.targets:
+            yield from parsed.tickets
+            return
         told = {ticket.target: ticket for ticket in parsed.tickets}
         again = {target for resent in parsed.resend for target in resent.targets}
         for target in request.targets:
@@ -425,8 +388,7 @@ class LaneDrainer:
         if (ticket := said.get(Outcome.RATE_LIMITED)) is not None and ticket.about_project:
             self.is_stopped = True  # what is claimed goes back, rather than wait with a lease
             asked = DEFAULT_BLOCK if ticket.retry_after is None else ticket.retry_after
-            rates.block(self.alias, min(asked, LONGEST_BLOCK))
-            self.is_turn_of_block.reset()
+            self.quota.block(min(asked, LONGEST_BLOCK))
 
     def _close_if_done(self, opened: _Open) -> bool:
         """Record a batch of which nothing is out any more; whether there is none."""
@@ -525,21 +487,6 @@ def _expires(broadcast: Broadcast) -> float:
         return float("inf")
     left = instant(broadcast.expires_at, database()) - moment()
     return time.monotonic() + left.total_seconds()
-
-
-def _limits(broadcast: Broadcast, channel: Channel) -> list[Limit]:
-    backend = channel.backend
-    limits = [Limit(backend.alias, backend.broadcast_rate, backend.broadcast_ramp)]
-    if broadcast.rate is not None:
-        limits.append(Limit(broadcast.source, broadcast.rate))
-    return limits
-
-
-def _batch_size(broadcast: Broadcast, channel: Channel, limits: list[Limit]) -> int:
-    """Return how many tokens to claim at once: no more than a second's quota."""
-    most = broadcast.batch_size or max(BATCH, channel.backend.recipients_per_request)
-    rates_ = [limit.rate for limit in limits if limit.rate is not None]
-    return max(1, min([most, *map(int, rates_)]))
 
 
 def _collapsing(said: PushMessage, broadcast: Broadcast, channel: Channel) -> PushMessage:
