@@ -121,8 +121,8 @@ class _Drainer:
             return None
         if not self.lanes:
             return None
-        lane = min(self.lanes.values(), key=lambda lane: lane.ready_at)
-        if (wait := lane.ready_at - time.monotonic()) > 0:
+        lane = min(self.lanes.values(), key=lambda lane: lane.next_at)
+        if (wait := lane.next_at - time.monotonic()) > 0:
             return wait
         slice_ = SLICE if len(self.lanes) > 1 else LONG_SLICE
         lane.drain(min(self.ends, time.monotonic() + slice_))

@@ -171,6 +171,11 @@ class LaneDrainer:
         """Whether something is claimed that is neither sent nor written: an error came between."""
         return bool(self.current or self.again or self.unwritten)
 
+    @property
+    def next_at(self) -> float:
+        """When it wants to be served: at once if there is something left to write."""
+        return 0.0 if self.has_rest else self.ready_at
+
     def close(self) -> None:
         """Give quota back that was reserved and is not used."""
         self.quota.give_back(self.quota.size)

@@ -1,6 +1,7 @@
 """What one provider's answers do to a lane: pauses, holds, blocks, tries, and what each token is told."""
 
 import json
+import time
 from datetime import timedelta
 
 import pytest
@@ -664,3 +665,17 @@ def test_a_provider_that_has_had_enough_of_one_kind(emulator):
     assert made.progress.unknown in (50, 100)  # whichever of the requests was hit
     assert made.progress.accepted == len(rows) - made.progress.unknown
     assert set(emulator.accepted) == {row.token for row in rows}
+
+
+def test_what_could_not_be_written_waits_for_no_quota():
+    """A result that a lost database has left is written at once, however long the provider asks to wait."""
+    make_tokens(1)
+    made = started()
+    own = lane_of(made)
+    drainer = lane.LaneDrainer.of(
+        made, own.pk, own.backend, PushMessage(title="Hello"), {}, lambda: False, lambda: None
+    )
+    drainer.ready_at = time.monotonic() + 3600
+    assert drainer.next_at == drainer.ready_at
+    drainer.current = object()
+    assert drainer.next_at == 0.0

@@ -483,7 +483,8 @@ class Run:
         """Wait until all workers have gone home, whatever they still had to do."""
         self._due = []
         for worker in self.workers:
-            worker.thaw()
+            worker.thaw()  # all of them: one may hold a lock that another waits for
+        for worker in self.workers:
             worker.wait()
         # What lies in a cancelled lane, and was recorded or left while that was cancelled, is swept up.
         if any(batch.status in (BatchStatus.LEASED, BatchStatus.RETRY) for batch in self.batches()):

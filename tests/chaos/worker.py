@@ -26,7 +26,7 @@ POINTS = {
     "after-start": ("django_push.broadcasts.control", "start", "after"),
     "in-change": ("django_push.broadcasts.control", "_change", "after"),
     "in-cancel": ("django_push.broadcasts.control", "_cancel_lanes", "after"),
-    "after-reserve": ("django_push.broadcasts.rates", "reserve", "after"),
+    "after-reserve": ("django_push.broadcasts.rates", "take", "after"),
     "in-claim": ("django_push.broadcasts.claims", "_insert", "after"),
     "in-reclaim": ("django_push.broadcasts.claims", "_take", "after"),
     "after-claim": ("django_push.broadcasts.lane", "claim", "after"),
