@@ -44,7 +44,7 @@ class Queue:
 
     def test_two_workers_share_a_broadcast(self, site):
         """Everybody gets it once, each worker sends a part, and no task is left when it is over."""
-        pk = site.begin(4000)
+        pk = site.begin(3000, latency=SLOW)
         site.wait_until_done(pk)
         resent = site.check(pk)
         assert site.doubled <= resent
@@ -94,7 +94,7 @@ class Queue:
         jobs, raw = site.waiting()
         drains = [payload for job, payload in jobs if job == "drain_broadcast"]
         assert drains
-        assert all(payload == {"broadcast": pk} for payload in drains)
+        assert all(payload == {"broadcast": pk, "wake": 1} for payload in drains)
         assert not any(secret in raw for secret in ("canary", "Canary", "ExponentPushToken"))
         site.purge()
         site.start_workers(2)
