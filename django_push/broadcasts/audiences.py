@@ -163,7 +163,9 @@ def _is_wrong_query(error: OperationalError) -> bool:
 
     An unknown column, a bad regular expression (MariaDB, MySQL), an unknown function; SQLITE_ERROR.
     """
+    # Before Python 3.11 an error of SQLite has no code, only its text.
     is_sqlite_error = getattr(error.__cause__, "sqlite_errorcode", None) == 1
+    is_sqlite_error = is_sqlite_error or str(error).startswith(("no such ", "near ", "misuse of "))
     return is_sqlite_error or _code(error) in (1054, 1139, 1305, *range(3685, 3700))
 
 
