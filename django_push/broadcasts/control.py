@@ -191,8 +191,7 @@ def resume(broadcast: Broadcast, *, lane: str = "", workers: int | None = None) 
     """Go on, with one alias's lane or with all that are paused, whatever they were paused for.
 
     ``workers`` are woken (None: as many as it was made with); 0 leaves it to the caller. False if nothing
-    was paused. Raises
-    BroadcastForbidden, and InvalidBroadcast for one that is over.
+    was paused. Raises BroadcastForbidden, and InvalidBroadcast for one that is over.
     """
     broadcast.refresh_from_db(using=database())
     if broadcast.is_final:

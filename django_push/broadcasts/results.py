@@ -114,7 +114,7 @@ def _record(broadcast: Broadcast, held: Claim, result: Result, lease: float | No
         fresh = _write(held, changes, final)
         if fresh is None:
             return False
-        tokens.apply(_telling(fresh), held.claimed_at, source=broadcast.source)
+        tokens.apply(fresh, held.claimed_at, source=broadcast.source)
         if result.has_receipts:
             receipts.remember(fresh, held.claimed_at, broadcast=broadcast.pk)
         _note_problems(broadcast, held, fresh)
@@ -242,10 +242,6 @@ def _after_refusal(held: Claim) -> BatchStatus:
 def _is_closed(held: Claim) -> bool:
     """Whether the lane was cancelled meanwhile, or has expired."""
     return lanes().filter(pk=held.lane, status=LaneStatus.CANCELLED).exists()
-
-
-def _telling(told: Iterable[Ticket]) -> list[Ticket]:
-    return [t for t in told if t.outcome is not Outcome.ACCEPTED or t.replacement or t.project]
 
 
 def _note_problems(broadcast: Broadcast, held: Claim, final: Iterable[Ticket]) -> None:

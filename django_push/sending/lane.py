@@ -11,7 +11,7 @@ import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
@@ -327,15 +327,10 @@ class Lane:
         while self.verdicts:
             sent_at, told = next(iter(self.verdicts.items()))
             if not self.result.dry_run:
-                self.result.changes += tokens.apply(_telling(told), sent_at)
+                self.result.changes += tokens.apply(told, sent_at)
                 if self.backend.has_receipts:
                     receipts.remember(told, sent_at)
             del self.verdicts[sent_at]
             self.waiting -= len(told)
             self.result.extend(told)
             yield told
-
-
-def _telling(told: Iterable[Ticket]) -> list[Ticket]:
-    """Leave out the plain successes, which say nothing about a token's state."""
-    return [t for t in told if t.outcome is not Outcome.ACCEPTED or t.replacement or t.project]

@@ -40,7 +40,9 @@ def apply(tickets: Iterable[Ticket], sent_at: datetime, *, source: str = TokenSo
     A verdict counts only for a row that is active, was registered before ``sent_at`` (by the
     database's clock; equal is not before) and still has the token that was sent to.
     """
-    about = [t for t in tickets if t.pk is not None and (t.outcome.is_dead or t.replacement or t.project)]
+    # Plain successes, nearly all there are, say nothing about a token's state.
+    telling = (t for t in tickets if t.outcome is not Outcome.ACCEPTED or t.replacement or t.project)
+    about = [t for t in telling if t.pk is not None and (t.outcome.is_dead or t.replacement or t.project)]
     changes = TokenChanges()
     for start in range(0, len(about), PAGE):
         verdicts = _Verdicts(about[start : start + PAGE], sent_at, str(source))
