@@ -327,7 +327,7 @@ def _why_not(found: Any) -> str | None:
 
 
 def _is_values(rows: QuerySet[Any]) -> bool:
-    return rows._fields is not None  # type: ignore[attr-defined]
+    return rows._fields is not None  # type: ignore[attr-defined]  # Django says it nowhere else
 
 
 def _may_repeat(query: Any) -> bool:

@@ -229,7 +229,8 @@ def _pause(held: Claim, result: Result) -> float:
 
 def backoff(times: int) -> float:
     """Return the wait after so many tries, with a random part so that they do not come back at once."""
-    return float(min(FIRST_WAIT * 2.0 ** min(times - 1, 30), LAST_WAIT) * random.uniform(1, 1.5))  # noqa: S311
+    jitter = random.uniform(1, 1.5)  # noqa: S311 - no secret
+    return float(min(FIRST_WAIT * 2.0 ** min(times - 1, 30), LAST_WAIT) * jitter)
 
 
 def _after_refusal(held: Claim) -> BatchStatus:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from django.db import Error as DatabaseError
@@ -160,7 +161,7 @@ def prune(keep: timedelta = KEEP) -> int:
     pruned = 0
     for row in ended.distinct().order_by("pk")[:MOST_PRUNED]:
         for lane in lanes().filter(broadcast_id=row.pk):
-            pruned += again_if_lost(lambda pk=lane.pk: _prune_lane(pk))  # type: ignore[misc]
+            pruned += again_if_lost(partial(_prune_lane, lane.pk))
     old = PushProblem.objects.using(database()).filter(created__lte=clock.now() - keep)
     keys = list(old.order_by("pk").values_list("pk", flat=True)[:10_000])
     pruned += PushProblem.objects.using(database()).filter(pk__in=keys).delete()[0]
