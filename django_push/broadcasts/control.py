@@ -1,8 +1,8 @@
 """What a broadcast may become: start, pause, resume, cancel, expire, end; each a compare-and-set.
 
-The only writer of a broadcast's and its lanes' status, but for the claim that ends a lane. Lanes are
-locked first, then the broadcast is changed: so no claim is under way when a pause commits, and none
-that comes later finds a running lane.
+The only writer of a broadcast's and its lanes' status, but for the claim that ends a lane. Each verb
+locks the broadcast, so that the verbs take turns, then the lanes: so no claim is under way when a pause
+commits, and none that comes later finds a running lane.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from django_push.broadcasts.rows import (
     broadcasts,
     database,
     lanes,
+    lock_broadcast,
     lock_lanes,
     moment,
 )
@@ -132,13 +133,13 @@ def pause(
 
     def write() -> bool:
         with transaction.atomic(using=database()):
+            lock_broadcast(broadcast.pk)
             running = _pause_lanes(broadcast, lane, reason, detail)
             if lane:
                 return running
             states = (BroadcastStatus.RUNNING, BroadcastStatus.SCHEDULED)
             if not _change(broadcast, states, BroadcastStatus.PAUSED, pause_reason=reason):
                 return False
-            _pause_lanes(broadcast, lane, reason, detail)  # those of a start that has just committed
             return _announce(signals.broadcast_paused, broadcast, reason=str(reason))
 
     paused = again_if_lost(write)
@@ -200,6 +201,9 @@ def resume(broadcast: Broadcast, *, lane: str = "", workers: int | None = None) 
 
     def write() -> bool:
         with transaction.atomic(using=database()):
+            row = lock_broadcast(broadcast.pk)
+            if row is None:
+                return False
             paused = lock_lanes(_lanes_of(broadcast, lane).filter(status=LaneStatus.PAUSED))
             keys = [row.pk for row in paused if row.status == LaneStatus.PAUSED]
             trusted = [row.pk for row in paused if row.pause_reason in _BREAKERS]
@@ -207,7 +211,7 @@ def resume(broadcast: Broadcast, *, lane: str = "", workers: int | None = None) 
             lanes().filter(pk__in=keys).update(
                 status=LaneStatus.RUNNING, pause_reason="", pause_detail="", misses=0, hold_until=None
             )
-            again = BroadcastStatus.RUNNING if broadcast.started_at else BroadcastStatus.SCHEDULED
+            again = BroadcastStatus.RUNNING if row.started_at else BroadcastStatus.SCHEDULED
             if lane and not keys:
                 return False
             return _change(broadcast, (BroadcastStatus.PAUSED,), again, pause_reason="") or bool(keys)
@@ -236,12 +240,12 @@ def expire(broadcast: Broadcast) -> bool:
 def _close(broadcast: Broadcast, status: BroadcastStatus) -> bool:
     def write() -> bool:
         with transaction.atomic(using=database()):
-            open_ = _lanes_of(broadcast).filter(status__in=_OPEN_LANES)
-            lock_lanes(open_)
+            lock_broadcast(broadcast.pk)
             states = [state for state in BroadcastStatus if state not in FINAL]
             if not _change(broadcast, states, status, pause_reason="", finished_at=moment()):
                 return False
-            _cancel_lanes([row.pk for row in lock_lanes(open_)])  # and those of a start just committed
+            open_ = lock_lanes(_lanes_of(broadcast).filter(status__in=_OPEN_LANES))
+            _cancel_lanes([row.pk for row in open_ if row.status in _OPEN_LANES])
             return _announce(signals.broadcast_finished, broadcast)
 
     return again_if_lost(write)
@@ -250,6 +254,7 @@ def _close(broadcast: Broadcast, status: BroadcastStatus) -> bool:
 def _close_lane(broadcast: Broadcast, lane: str) -> bool:
     def write() -> bool:
         with transaction.atomic(using=database()):
+            lock_broadcast(broadcast.pk)
             found = lock_lanes(_lanes_of(broadcast, lane).filter(status__in=_OPEN_LANES))
             keys = [row.pk for row in found if row.status in _OPEN_LANES]
             _cancel_lanes(keys)
@@ -285,8 +290,8 @@ def settle(broadcast: Broadcast) -> str:
 
     def write() -> str:
         with transaction.atomic(using=database()):
+            lock_broadcast(broadcast.pk)
             itself = broadcasts().filter(pk=broadcast.pk)
-            itself.update(protocol=F("protocol"))  # locks it, on every database
             states = set(_lanes_of(broadcast).values_list("status", flat=True))
             if states & {LaneStatus.RUNNING, LaneStatus.WAITING}:
                 pass
@@ -330,6 +335,7 @@ def resend_unknown(broadcast: Broadcast, *, lane: str = "", workers: int | None 
 
     def write() -> int:
         with transaction.atomic(using=database()):
+            lock_broadcast(broadcast.pk)
             locked = lock_lanes(_lanes_of(broadcast, lane))
             found = [row.pk for row in locked if row.status != LaneStatus.CANCELLED]
             unknown = batches().filter(lane_id__in=found, status=BatchStatus.UNKNOWN)

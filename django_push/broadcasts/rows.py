@@ -50,6 +50,18 @@ def moment() -> datetime:
     return instant(database_now(database()), database())
 
 
+def lock_broadcast(pk: int) -> Broadcast | None:
+    """Lock a broadcast, and return it as it is now; None if it is gone. First in a transaction.
+
+    Whoever changes the status of a broadcast or of its lanes does this first, so that they take turns.
+    A claim locks its lane alone, and comes before or after the lane's change.
+    """
+    found = broadcasts().filter(pk=pk)
+    if not found.update(protocol=F("protocol")):  # a lock on every database
+        return None
+    return found.first()
+
+
 def lock_lanes(found: QuerySet[BroadcastLane]) -> list[BroadcastLane]:
     """Lock lanes in the order of their keys, and return them as they are now. First in a transaction.
 

@@ -217,6 +217,32 @@ def test_a_pause_against_a_resume():
         control.resume(reloaded(made), workers=0)
 
 
+def test_a_pause_in_the_middle_of_a_resume(monkeypatch):
+    """It waits for the resume to commit, then pauses what that has set going."""
+    make_tokens(1)
+    make_tokens(1, backend="other")
+    made = started()
+    control.pause(reloaded(made), lane="other")
+    change = control._change
+    is_resumed = threading.Event()
+
+    def slow(broadcast, states, status, **columns):
+        is_changed = change(broadcast, states, status, **columns)
+        if status == BroadcastStatus.RUNNING:
+            is_resumed.set()
+            time.sleep(0.3)
+        return is_changed
+
+    def pause():
+        assert is_resumed.wait(10)
+        return control.pause(reloaded(made))
+
+    monkeypatch.setattr(control, "_change", slow)
+    assert at_once(lambda: control.resume(reloaded(made), workers=0), pause) == [True, True]
+    assert reloaded(made).status == BroadcastStatus.PAUSED
+    assert not made.lanes.exclude(status=LaneStatus.PAUSED).exists()
+
+
 def test_two_operators_press_at_once():
     """One key is one broadcast, started once, with its list written down once."""
     rows = make_tokens(6)

@@ -351,20 +351,19 @@ def test_a_scheduled_broadcast_is_paused_and_resumed():
 
 
 @pytest.mark.parametrize("verb", ["pause", "cancel"])
-def test_a_start_that_commits_within_a_pause_or_cancel(monkeypatch, verb):
+def test_a_start_that_commits_just_before_a_pause_or_cancel(monkeypatch, verb):
     """The lanes that it has made are paused or cancelled too: nothing is claimed after."""
     make_tokens(1)
     made = drafted()
     control.schedule(made)
-    lock = control.lock_lanes
+    lock = control.lock_broadcast
 
-    def lock_then_start(found):
-        locked = lock(found)
-        monkeypatch.setattr(control, "lock_lanes", lock)
+    def start_then_lock(pk):
+        monkeypatch.setattr(control, "lock_broadcast", lock)
         assert control.start(reloaded(made))
-        return locked
+        return lock(pk)
 
-    monkeypatch.setattr(control, "lock_lanes", lock_then_start)
+    monkeypatch.setattr(control, "lock_broadcast", start_then_lock)
     assert getattr(control, verb)(made)
     assert "running" not in lanes_of(made).values()
     assert claimed(made).wait is None
