@@ -36,8 +36,9 @@ from django_push.outcomes import Target
 
 #: How many batches that are due again are looked at, to find one that can be claimed.
 MOST_LOOKED_AT = 50
-#: From so many batches in a row on that the provider did not answer, one claimant at a time asks it.
-GRACE = 3
+#: From so many batches in a row on that the provider did not answer, one claimant at a time asks it,
+#: about so few tokens: each may have arrived all the same.
+GRACE, PROBE = 3, 10
 
 _COLUMNS = ("pk", "token", "kind", "project", "locale", "user_id")
 #: Batches that may be claimed again.
@@ -103,6 +104,8 @@ def _claim(broadcast: Broadcast, lane_id: int, count: int, lease: float, again_f
             return Idle(status=BroadcastStatus.EXPIRED)  # whoever drains it will say so
         if lane.hold_until and instant(lane.hold_until, using) > now:
             return Idle((instant(lane.hold_until, using) - now).total_seconds())
+        if lane.misses >= GRACE:
+            count, again_first = min(count, PROBE), False
         until = now + timedelta(seconds=lease)
         claimed = _claim_again(broadcast, lane, now, until) if again_first else None
         claimed = claimed or _claim_next(broadcast, lane, count, now, until)

@@ -43,8 +43,8 @@ DEFAULT_BLOCK, LONGEST_BLOCK = 60.0, 3600.0
 #: A lane is left alone for so long after GRACE batches without an answer, doubled with each up to the
 #: last. Seconds.
 FIRST_HOLD, LAST_HOLD = 5.0, 300.0
-#: After so many it is paused, until somebody has looked.
-MOST_MISSES = 10
+#: After so many, which is about eight hours, it is paused, until somebody has looked.
+MOST_MISSES = 100
 #: How many request deadlines a lease lasts, and how many must be left of it for a request to go out:
 #: it may wait for a connection and for its Authorization before its own time begins.
 LEASE, LEAST_LEFT = 5.0, 3.0
@@ -462,14 +462,22 @@ class LaneDrainer:
     def _miss(self, opened: _Open) -> None:
         """The provider did not answer: leave the lane alone for a while, and pause it in the end."""
         misses = opened.claim.misses + 1
+        code = next(iter((*opened.result.unknown, *opened.result.refused))).code
         if misses > MOST_MISSES:
-            ticket = next(iter((*opened.result.unknown, *opened.result.refused)))
-            self._pause(PauseReason.PROVIDER_DOWN, ticket.code)
+            self._pause(PauseReason.PROVIDER_DOWN, code)
             return
         changes: dict[str, Any] = {"misses": F("misses") + 1}
         if misses >= GRACE:
-            hold = min(FIRST_HOLD * 2.0 ** (misses - GRACE), LAST_HOLD)
+            hold = min(FIRST_HOLD * 2.0 ** min(misses - GRACE, 30), LAST_HOLD)
             changes["hold_until"] = moment() + timedelta(seconds=hold)
+            logger.warning(
+                "broadcast %s, %r: %d batches without an answer (%s); asked again in %d s",
+                self.broadcast.pk,
+                self.alias,
+                misses,
+                code,
+                hold,
+            )
         lanes().filter(pk=self.pk).update(**changes)
 
     def _break(self, reason: PauseReason) -> None:

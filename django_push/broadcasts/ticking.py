@@ -71,7 +71,8 @@ class Tick:
         return asdict(self)
 
 
-def _wake(broadcast: int) -> None:
+def wake_all(broadcast: int) -> None:
+    """Ask PUSH_DISPATCHER for as many workers as the broadcast was made with."""
     count = broadcasts().filter(pk=broadcast).values_list("workers", flat=True).first()
     control.ask_for_workers(broadcast, count or 1)
 
@@ -80,7 +81,7 @@ def tick(
     *,
     is_stopped: Callable[[], bool] = lambda: False,
     with_receipts: bool = True,
-    look_after: Callable[[int], object] = _wake,
+    look_after: Callable[[int], object] = wake_all,
 ) -> Tick:
     """Do what is due: scheduled and stranded broadcasts, expiry, receipts, pruning.
 

@@ -8,7 +8,7 @@ import pytest
 from django.db import connection
 
 from django_push import Outcome, testing
-from django_push.broadcasts import control, lane, results
+from django_push.broadcasts import claims, control, lane, results
 from django_push.broadcasts.claims import GRACE, Claim
 from django_push.broadcasts.results import Result, record
 from django_push.models import BatchStatus, BroadcastBatch, BroadcastLane, BroadcastStatus, PauseReason
@@ -19,6 +19,7 @@ from tests.broadcasts.factories import (
     all_ok,
     answer_all,
     batch_of,
+    batches_of,
     claimed,
     copies,
     counted,
@@ -54,8 +55,9 @@ def sent_in_the_end(made, rows):
 
 
 @pytest.mark.parametrize("outcome", [Outcome.NOT_SENT, Outcome.UNAVAILABLE])
-def test_an_outage_of_a_small_audience(outcome):
+def test_an_outage_of_a_small_audience(monkeypatch, outcome):
     """The lane is paused before a token is given up, also if somebody resumes it too early."""
+    monkeypatch.setattr(lane, "MOST_MISSES", 10)
     rows = make_tokens(3)
     answer_all(rows, outcome, code="Down")
     made = started()
@@ -66,6 +68,32 @@ def test_an_outage_of_a_small_audience(outcome):
         assert counted(made) == {}
         assert control.resume(reloaded(made))
     assert sent_in_the_end(made, rows)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.NOT_SENT, Outcome.UNAVAILABLE])
+def test_a_bad_hour_of_the_provider(outcome):
+    """Nobody need press a button: it goes on by itself with the first answer."""
+    rows = make_tokens(40)
+    answer_all(rows, outcome, code="Down")
+    made = started(batch_size=10)
+    drained_for_long(made, times=30)
+    assert reloaded(made).status == BroadcastStatus.RUNNING
+    assert sent_in_the_end(made, rows)
+
+
+def test_few_are_asked_about_while_nobody_answers(monkeypatch):
+    """Each token that the provider is asked about may have got the push."""
+    monkeypatch.setattr(claims, "PROBE", 2)
+    rows = make_tokens(60)
+    unknown(*rows)
+    made = started(batch_size=10)
+    drained_for_long(made, times=6)
+    assert [batch.size for batch in batches_of(made)] == [10] * GRACE + [2] * 5
+    testing.reset()
+    assert drained(made).is_running
+    sizes = [batch.size for batch in batches_of(made)]
+    assert sizes == [10] * GRACE + [2] * 6 + [10, 8]
+    assert finished(made).status == BroadcastStatus.DONE
 
 
 def test_a_project_that_is_slowed_down_for_long():

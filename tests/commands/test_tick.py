@@ -54,9 +54,11 @@ def test_as_json(due):
 
 
 def test_workers_are_woken(due, queue):
-    """Where there are some; not again at once."""
+    """Where there are some, as many as it was made with; not again at once."""
+    Broadcast.objects.update(workers=2)
     assert run("push_tick").out == "1 started, 1 woken\n"
-    assert (queue.asked, testing.outbox) == ([("drain_broadcast", {"broadcast": due.pk})], [])
+    job = ("drain_broadcast", {"broadcast": due.pk, "wake": 1})
+    assert (queue.asked, testing.outbox) == ([job, job], [])
     assert run("push_tick").out == "nothing due\n"
 
 

@@ -14,11 +14,12 @@ from django.db import close_old_connections
 
 from django_push.broadcasts import drain, tick
 from django_push.broadcasts.draining import BUDGET, LINGER
+from django_push.broadcasts.ticking import wake_all
 from django_push.dispatch.inline import InlineDispatcher
 from django_push.exceptions import PushError
 from django_push.management.arguments import number
 from django_push.management.stopping import Stop, write_error
-from django_push.wake import get_dispatcher, wake
+from django_push.wake import get_dispatcher
 
 logger = logging.getLogger("django_push")
 
@@ -78,7 +79,7 @@ class Command(BaseCommand):
             done = tick(
                 is_stopped=self.stop.is_asked,
                 with_receipts=self.options["receipts"],
-                look_after=self._send if is_inline else _wake,
+                look_after=self._send if is_inline else wake_all,
             )
         except (PushError, ImproperlyConfigured, ImportError) as error:
             raise CommandError(str(error)) from None
@@ -91,7 +92,3 @@ class Command(BaseCommand):
         drained = drain(broadcast, budget=BUDGET, linger=LINGER, is_stopped=self.stop.is_asked)
         if drained.is_running:
             self._more = min(self._more, max(LEAST_PAUSE, drained.wait or 0.0))
-
-
-def _wake(broadcast: int) -> None:
-    wake("drain_broadcast", {"broadcast": broadcast})
