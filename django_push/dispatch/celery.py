@@ -15,6 +15,9 @@ except ImportError as error:
 #: consumer after 30 minutes (consumer_timeout), SQS hands them out again after 30 and Redis after 60
 #: (visibility_timeout). To run early does no harm; to run again and again would.
 MAX_DELAY = 25 * 60.0
+#: No job takes so long. It stands in place of the site's own time limits, in seconds: with the usual ones a
+#: drainer would be killed with its claims, again and again. ``task_annotations`` may say otherwise.
+TIME_LIMIT = 3600
 #: A request waits for this: a broker that is away gets one more try, as a connection that has been idle
 #: may only look dead. Seconds.
 RETRY_POLICY = {"max_retries": 1, "interval_start": 0.0, "interval_step": 0.2, "interval_max": 0.2}
@@ -28,7 +31,13 @@ def _run_job(job: str, payload: dict[str, Any]) -> None:
     jobs.run(job, payload)
 
 
-run_job: Any = shared_task(name="django_push.run_job", ignore_result=True, serializer="json")(_run_job)
+run_job: Any = shared_task(
+    name="django_push.run_job",
+    ignore_result=True,
+    serializer="json",
+    time_limit=TIME_LIMIT,
+    soft_time_limit=TIME_LIMIT,
+)(_run_job)
 
 
 class CeleryDispatcher:

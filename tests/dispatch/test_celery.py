@@ -13,7 +13,7 @@ from django_push import enqueue_push, get_token_model, testing, wake
 from django_push.dispatch import MissingQueue, jobs
 
 celery = pytest.importorskip("celery", reason="NOT RUN: this needs Celery")
-from django_push.dispatch.celery import CeleryDispatcher, NotQueued, run_job  # noqa: E402
+from django_push.dispatch.celery import TIME_LIMIT, CeleryDispatcher, NotQueued, run_job  # noqa: E402
 
 PATH = "django_push.dispatch.celery.CeleryDispatcher"
 
@@ -71,6 +71,15 @@ def test_a_subclass_says_where(app):
     Elsewhere().enqueue("a", {})
     [message] = take(app, "push-tests-elsewhere")
     assert message.properties["priority"] == 3
+
+
+def test_time_limits(app):
+    """The site's do not end a drainer with its claims, unless they name its task."""
+    app.conf.update(task_time_limit=30, task_soft_time_limit=20)
+    assert app.tasks["django_push.run_job"].time_limit == run_job.soft_time_limit == TIME_LIMIT
+    with celery.Celery("push-tests-2", broker="memory://", set_as_current=True) as other:
+        other.conf.task_annotations = {"django_push.run_job": {"time_limit": 60}}
+        assert other.tasks["django_push.run_job"].time_limit == 60
 
 
 def test_eager(app, monkeypatch):

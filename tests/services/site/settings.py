@@ -40,6 +40,7 @@ if os.environ.get("PUSH_SITE_BROKER"):
     CELERY_BROKER_URL = os.environ["PUSH_SITE_BROKER"]
     CELERY_TASK_DEFAULT_QUEUE = QUEUE
     CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+    CELERY_TASK_TIME_LIMIT = CELERY_TASK_SOFT_TIME_LIMIT = 1  # the site's own tasks are short
     CELERY_TASK_ACKS_LATE = os.environ.get("PUSH_SITE_ACKS_LATE") == "1"
     # As docs/deployment.rst has it, but more often.
     CELERY_BEAT_SCHEDULE = {
