@@ -151,14 +151,24 @@ class PushMessage:
             return dataclasses.replace(self, **changes)
 
     def to_json(self) -> dict[str, Any]:
-        """Return what ``PushMessage(**…)`` makes this message of again, as plain JSON values."""
+        """Return what ``PushMessage(**…)`` makes this message of again, as plain JSON values.
+
+        Raises InvalidMessage for a NUL character: no database keeps one in JSON.
+        """
         values = {name: value for name in FIELDS if (value := getattr(self, name)) is not None}
         if self.ttl is not None:
             values["ttl"] = self.ttl_seconds
         if self.provider_options:
             values["provider_options"] = self.provider_options
-        fields: dict[str, Any] = json.loads(json.dumps(values, default=plain))
+        dumped = json.dumps(values, default=plain)
+        if _NUL.search(dumped):
+            raise InvalidMessage("The message has a NUL character, which cannot be kept.")
+        fields: dict[str, Any] = json.loads(dumped)
         return fields
+
+
+#: U+0000 as JSON has it; a backslash before it would be another's.
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 FIELDS = tuple(f.name for f in dataclasses.fields(PushMessage) if f.name != "provider_options")

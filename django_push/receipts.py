@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 
-from django.db import connections, router, transaction
+from django.db import connections, router
 from django.db.models import F
 
 from django_push import signals, tokens
@@ -32,6 +32,7 @@ from django_push.models import (
     database_now,
 )
 from django_push.outcomes import Outcome, Receipt, Target, TargetKind, Ticket, checksum
+from django_push.tokens.writing import brief_transaction
 from django_push.wire import ParsedReceipts
 
 logger = logging.getLogger("django_push")
@@ -156,7 +157,7 @@ def _claim(alias: str) -> list[ReceiptBatch]:
     rows = ReceiptBatch.objects.using(using)
     claim = uuid.uuid4().hex
     skips = connections[using].features.has_select_for_update_skip_locked
-    with transaction.atomic(using=using):
+    with brief_transaction(using):
         if connections[using].vendor == "sqlite":  # begin with a write, so that writers wait in line
             rows.filter(pk=-1).update(claim="")
         due = rows.filter(backend=alias, due_at__lte=DatabaseNow()).order_by("due_at", "pk")
@@ -255,7 +256,7 @@ def _put_back(
     """Delete the batch, or keep what is open for later; whether the claim on it still held."""
     using = _database()
     rows = ReceiptBatch.objects.using(using).filter(pk=batch.pk, claim=batch.claim)
-    with transaction.atomic(using=using):
+    with brief_transaction(using):
         if not rest:
             held, _ = rows.delete()
         else:

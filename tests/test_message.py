@@ -270,6 +270,14 @@ def test_to_json_round_trip(message):
     assert again == dataclasses.replace(message, ttl=message.ttl_seconds)
 
 
+@pytest.mark.parametrize("fields", [{"title": "a\0b"}, {"data": {"a": ["\0"]}}, {"data": {"\\\0": 1}}])
+def test_what_cannot_be_kept(fields):
+    """No database keeps a NUL in JSON; six characters that only look like one are kept."""
+    with pytest.raises(InvalidMessage, match="NUL"):
+        PushMessage(**fields).to_json()
+    assert PushMessage(title="\\u0000", data={"a": "\\\\u0000"}).to_json()["title"] == "\\u0000"
+
+
 def test_to_json_is_plain():
     """Lazy texts, mappings and timedeltas become plain JSON values; the unset is left out, the order kept."""
     message = PushMessage(

@@ -224,6 +224,8 @@ class BasePushBackend:
         if isinstance(found, Parsed):
             return found
         if isinstance(found, Verdict):
+            if len(request.targets) > 1 and (found.code or found.detail):
+                found = _masked_of_all(found, request.targets)
             return Parsed(self.tickets(request, [found] * len(request.targets)))
         if len(found) != len(request.targets):
             return self._same(request, Outcome.UNKNOWN, "WrongCount")
@@ -354,6 +356,14 @@ def _masked(detail: str, target: Target) -> str:
             if detail.endswith(token[:shown]):
                 return (detail[:-shown] + mask(token))[:DETAIL_LENGTH]
     return detail
+
+
+def _masked_of_all(verdict: Verdict, targets: Sequence[Target]) -> Verdict:
+    """Mask every token of a request in what is said about all of it: some repeat the whole request."""
+    code, detail = verdict.code, verdict.detail
+    for target in targets:
+        code, detail = _masked(code, target), _masked(detail, target)
+    return verdict._replace(code=code, detail=detail)
 
 
 def _unusable_ids(ids: Sequence[str]) -> Collection[str]:

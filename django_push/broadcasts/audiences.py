@@ -47,12 +47,17 @@ def specification(audience: Any) -> dict[str, Any]:
     if isinstance(audience, str):
         spec = {"kind": EVERYONE} if audience == EVERYONE else {"kind": NAMED, "name": audience}
     elif isinstance(audience, Mapping):
-        spec = dict(audience) if "kind" in audience else {"kind": FILTERS, "filters": audience}
+        spec = dict(audience) if _is_specification(audience) else {"kind": FILTERS, "filters": audience}
     elif _is_list(audience):
         spec = {"kind": LIST}
     else:
         raise InvalidAudience(f"{type(audience).__name__} is no audience: {_there_is()}")
     return _checked(spec)
+
+
+def _is_specification(audience: Mapping[str, Any]) -> bool:
+    """Whether a mapping is one of ours rather than filters: no filter among its keys may be passed over."""
+    return "kind" in audience and audience.keys() <= {"kind", "name", "filters", "fixed"}
 
 
 def _checked(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,7 +120,7 @@ def tokens_of(spec: Mapping[str, Any]) -> QuerySet[Any]:
     if kind == FILTERS:
         filters = cleaned(spec.get("filters"))
         rows = _sendable()
-        return rows.filter(*conditions(filters, spec.get("fixed") or fixed_moment(filters, rows)))
+        return rows.filter(*conditions(filters, spec.get("fixed") or _fixed_moment(filters)))
     if kind == LIST:
         raise InvalidAudience("A list is read once, when its broadcast is made.")
     raise InvalidAudience(f"There is no such kind of audience: {_there_is()}")
@@ -136,7 +141,7 @@ def readable() -> Iterator[None]:
         raise InvalidAudience(f"It cannot be read: {type(error).__name__}.") from error
     except OperationalError as error:
         if _took_too_long(error):
-            raise InvalidAudience("Reading it takes longer than the database allows.") from error
+            raise InvalidAudience("Reading it takes more than the database allows.") from error
         if _is_wrong_query(error):
             raise InvalidAudience(f"It cannot be read: {type(error).__name__}.") from error
         raise
@@ -154,8 +159,10 @@ _OWN_FAULTS = (
 
 
 def _took_too_long(error: OperationalError) -> bool:
-    state = getattr(error.__cause__, "sqlstate", None) or getattr(error.__cause__, "pgcode", None)
-    return state == "57014" or _code(error) in (1969, 3024)  # PostgreSQL; MariaDB, MySQL
+    cause = error.__cause__
+    state = str(getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None))
+    # PostgreSQL: statement_timeout, temp_file_limit, too complex; MariaDB; MySQL
+    return state in ("57014", "53400") or state.startswith("54") or _code(error) in (1969, 3024)
 
 
 def _is_wrong_query(error: OperationalError) -> bool:
@@ -180,7 +187,12 @@ def fixed(spec: Mapping[str, Any]) -> dict[str, Any]:
     """
     if spec.get("kind") != FILTERS:
         return dict(spec)
-    return {**spec, "fixed": fixed_moment(cleaned(spec.get("filters")), _sendable())}
+    return {**spec, "fixed": _fixed_moment(cleaned(spec.get("filters")))}
+
+
+def _fixed_moment(filters: Mapping[str, Any]) -> dict[str, Any]:
+    with readable():
+        return fixed_moment(filters, _sendable())
 
 
 @dataclass(frozen=True, slots=True)

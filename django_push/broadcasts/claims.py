@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db import transaction
 from django.db.models import Min, QuerySet
 
 from django_push.broadcasts import audiences
 from django_push.broadcasts.packing import owner_checksum, pack, unpack
-from django_push.broadcasts.rows import again_if_lost, batches, database, lanes, lock_lane
+from django_push.broadcasts.rows import again_if_lost, batches, database, lanes, lock_lane, moment
 from django_push.models import (
     COUNTED,
     BatchStatus,
@@ -33,9 +32,12 @@ from django_push.models import (
     instant,
 )
 from django_push.outcomes import Target
+from django_push.tokens.writing import brief_transaction
 
 #: How many batches that are due again are looked at, to find one that can be claimed.
 MOST_LOOKED_AT = 50
+#: Who has waited longer for the lock counts the lease from when it was got. Seconds.
+LATE = 1.0
 #: From so many batches in a row on that the provider did not answer, one claimant at a time asks it,
 #: about so few tokens: each may have arrived all the same.
 GRACE, PROBE = 3, 10
@@ -93,11 +95,13 @@ def claim(
 def _claim(broadcast: Broadcast, lane_id: int, count: int, lease: float, again_first: bool) -> Claim | Idle:
     using = database()
     started = time.monotonic()
-    with transaction.atomic(using=using):
+    with brief_transaction(using):
         locked = lock_lane(lane_id)
         if locked is None:
             return Idle(status=LaneStatus.CANCELLED)
         lane, now = locked
+        if time.monotonic() - started > LATE:
+            now, started = moment(), time.monotonic()
         if lane.status != LaneStatus.RUNNING:
             return Idle(status=lane.status)
         if broadcast.expires_at is not None and instant(broadcast.expires_at, using) <= now:

@@ -8,11 +8,12 @@ commits, and none that comes later finds a running lane.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
-from django.core.exceptions import ObjectDoesNotExist
+from django.contrib.auth import get_user_model
 from django.db import transaction
 from django.db.models import F, Max, Q, QuerySet
 from django.dispatch import Signal
@@ -47,23 +48,27 @@ from django_push.models import (
     instant,
 )
 from django_push.outcomes import cut
+from django_push.tokens.writing import brief_transaction
 from django_push.wake import wake
 
 logger = logging.getLogger("django_push")
 
 #: After these a lane that is resumed is not paused for the same again.
 _BREAKERS = (PauseReason.DEAD_TOKENS, PauseReason.REFUSED)
+#: A dispatcher that takes so long has done the work itself, here, and need not be asked again. Seconds.
+LONG = 10.0
 _OPEN_LANES = (LaneStatus.WAITING, LaneStatus.RUNNING, LaneStatus.PAUSED)
 
 
 def check_allowed(broadcast: Broadcast) -> None:
-    """Raise BroadcastForbidden if the recorded user may not broadcast, or is gone."""
+    """Raise BroadcastForbidden if the recorded user may not broadcast, or is gone.
+
+    The user is read anew: one that was read before knows what was allowed then.
+    """
     if not broadcast.created_by_name:
         return  # trusted code, or the command
-    try:
-        user: Any = broadcast.created_by
-    except ObjectDoesNotExist:  # deleted since the broadcast was read
-        user = None
+    users: Any = get_user_model()._base_manager
+    user = users.filter(pk=broadcast.created_by_id).first()
     if user is None or not user.is_active or not user.has_perm("django_push.broadcast_push"):
         raise BroadcastForbidden(f"{broadcast.created_by_name} may not broadcast push notifications.")
 
@@ -75,13 +80,14 @@ def start(broadcast: Broadcast) -> bool:
     """
     check_allowed(broadcast)
     is_list = broadcast.audience.get("kind") == "list"
+    highest = get_token_model()._base_manager.using(database()).aggregate(top=Max("pk"))["top"] or 0
+    # What is read later: so whoever is not counted, and may have no lane, is not in the audience either.
     audience = audiences.fixed(broadcast.audience)
     counts = {} if is_list else audiences.counts(audience, broadcast.using).by_alias
     unconfigured = sum(n for alias, n in counts.items() if alias not in push_backends)
-    highest = get_token_model()._base_manager.using(database()).aggregate(top=Max("pk"))["top"] or 0
 
     def write() -> bool:
-        with transaction.atomic(using=database()):
+        with brief_transaction(database()):
             changed = _change(
                 broadcast,
                 (BroadcastStatus.DRAFT, BroadcastStatus.SCHEDULED),
@@ -115,7 +121,7 @@ def start(broadcast: Broadcast) -> bool:
 
 def schedule(broadcast: Broadcast) -> bool:
     """Let a draft wait for its time."""
-    with transaction.atomic(using=database()):
+    with brief_transaction(database()):
         return _change(broadcast, (BroadcastStatus.DRAFT,), BroadcastStatus.SCHEDULED)
 
 
@@ -132,7 +138,7 @@ def pause(
     """
 
     def write() -> bool:
-        with transaction.atomic(using=database()):
+        with brief_transaction(database()):
             lock_broadcast(broadcast.pk)
             running = _pause_lanes(broadcast, lane, reason, detail)
             if lane:
@@ -182,10 +188,14 @@ def ask_for_workers(broadcast: int, count: int) -> None:
     more of them. Raises whatever the dispatcher does.
     """
     rows = broadcasts().filter(pk=broadcast)
-    rows.update(wake_no=F("wake_no") + 1)
-    number = rows.values_list("wake_no", flat=True).first()
+    with brief_transaction(database()):
+        rows.update(wake_no=F("wake_no") + 1)
+        number = rows.values_list("wake_no", flat=True).first()
+    began = time.monotonic()
     for _ in range(count):
         wake("drain_broadcast", {"broadcast": broadcast, "wake": number})
+        if time.monotonic() - began > LONG:
+            return
 
 
 def resume(broadcast: Broadcast, *, lane: str = "", workers: int | None = None) -> bool:
@@ -200,7 +210,7 @@ def resume(broadcast: Broadcast, *, lane: str = "", workers: int | None = None) 
     check_allowed(broadcast)
 
     def write() -> bool:
-        with transaction.atomic(using=database()):
+        with brief_transaction(database()):
             row = lock_broadcast(broadcast.pk)
             if row is None:
                 return False
@@ -239,7 +249,7 @@ def expire(broadcast: Broadcast) -> bool:
 
 def _close(broadcast: Broadcast, status: BroadcastStatus) -> bool:
     def write() -> bool:
-        with transaction.atomic(using=database()):
+        with brief_transaction(database()):
             lock_broadcast(broadcast.pk)
             states = [state for state in BroadcastStatus if state not in FINAL]
             if not _change(broadcast, states, status, pause_reason="", finished_at=moment()):
@@ -253,7 +263,7 @@ def _close(broadcast: Broadcast, status: BroadcastStatus) -> bool:
 
 def _close_lane(broadcast: Broadcast, lane: str) -> bool:
     def write() -> bool:
-        with transaction.atomic(using=database()):
+        with brief_transaction(database()):
             lock_broadcast(broadcast.pk)
             found = lock_lanes(_lanes_of(broadcast, lane).filter(status__in=_OPEN_LANES))
             keys = [row.pk for row in found if row.status in _OPEN_LANES]
@@ -289,7 +299,7 @@ def settle(broadcast: Broadcast) -> str:
     """
 
     def write() -> str:
-        with transaction.atomic(using=database()):
+        with brief_transaction(database()):
             lock_broadcast(broadcast.pk)
             itself = broadcasts().filter(pk=broadcast.pk)
             states = set(_lanes_of(broadcast).values_list("status", flat=True))
@@ -334,7 +344,7 @@ def resend_unknown(broadcast: Broadcast, *, lane: str = "", workers: int | None 
     cap = most_sends(broadcast)
 
     def write() -> int:
-        with transaction.atomic(using=database()):
+        with brief_transaction(database()):
             lock_broadcast(broadcast.pk)
             locked = lock_lanes(_lanes_of(broadcast, lane))
             found = [row.pk for row in locked if row.status != LaneStatus.CANCELLED]

@@ -138,6 +138,7 @@ class _Drainer:
         self.looked_at = time.monotonic()
         if control.expire(self.broadcast):
             return False
+        self._check_allowed()
         found = lanes().filter(
             broadcast_id=self.broadcast.pk,
             broadcast__status=BroadcastStatus.RUNNING,
@@ -154,16 +155,22 @@ class _Drainer:
             control.stay_awake(self.broadcast, AWAKE)
         return bool(self.lanes)
 
+    def _check_allowed(self) -> None:
+        """Pause all of it if its user may not broadcast any more."""
+        try:
+            control.check_allowed(self.broadcast)
+        except BroadcastForbidden as error:
+            running = lanes().filter(broadcast_id=self.broadcast.pk, status=LaneStatus.RUNNING)
+            for alias in running.order_by("pk").values_list("backend", flat=True):
+                control.pause_lane(self.broadcast, alias, PauseReason.PERMISSION, str(error))
+
     def _lane(self, pk: int, alias: str) -> LaneDrainer | None:
         """Return what serves a lane; None, and the lane is paused, if it cannot be served."""
         try:
-            control.check_allowed(self.broadcast)
             message = PushMessage(**self.broadcast.message)
             translations = {
                 language: PushMessage(**fields) for language, fields in self.broadcast.translations.items()
             }
-        except BroadcastForbidden as error:
-            control.pause_lane(self.broadcast, alias, PauseReason.PERMISSION, str(error))
         except (TypeError, ValueError, AttributeError) as error:
             control.pause_lane(self.broadcast, alias, PauseReason.MESSAGE, str(error))
         else:

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
 
 from django.db import InterfaceError, OperationalError, connections
 from django.db.models import F, Sum
@@ -38,8 +37,9 @@ FLUSH = 1.0
 SHORT = 0.05
 #: How often a lane is looked at in which others work. Seconds.
 POLL = 2.0
-#: A 429 without a Retry-After, and the longest that is believed: then the provider is asked again.
-DEFAULT_BLOCK, LONGEST_BLOCK = 60.0, 3600.0
+#: A 429 without a Retry-After, and the least and the longest that is believed: then the provider is
+#: asked again. A date that is past by our clock, or 0, would be none at all.
+DEFAULT_BLOCK, LEAST_BLOCK, LONGEST_BLOCK = 60.0, 1.0, 3600.0
 #: A lane is left alone for so long after GRACE batches without an answer, doubled with each up to the
 #: last. Seconds.
 FIRST_HOLD, LAST_HOLD = 5.0, 300.0
@@ -200,7 +200,7 @@ class LaneDrainer:
                 if self._is_stopping:
                     again.result.unsent += request.targets
                     self._close_if_done(again)
-                elif self._is_held(again):
+                elif self._may_go(again, request):
                     return self._sent(again, request)
                 continue
             if self.current is None and not self._open_next():
@@ -210,7 +210,7 @@ class LaneDrainer:
             request_ = None if self._is_stopping else self._built(opened)
             if request_ is None:
                 self._hand_out(opened)
-            elif self._is_held(opened):
+            elif self._may_go(opened, request_):
                 return self._sent(opened, request_)
 
     def _built(self, opened: _Open) -> Request | None:
@@ -243,6 +243,19 @@ class LaneDrainer:
         self.out[request] = opened
         return request
 
+    def _may_go(self, opened: _Open, request: Request) -> bool:
+        """Whether a request may go out. If not it is unsent, or its batch is no longer ours."""
+        try:
+            is_held = self._is_held(opened)
+        except (OperationalError, InterfaceError):
+            opened.result.unsent += request.targets
+            raise
+        if is_held and self.is_stopped:  # a cancel was found
+            opened.result.unsent += request.targets
+            self._close_if_done(opened)
+            return False
+        return is_held
+
     def _is_held(self, opened: _Open) -> bool:
         """Whether the batch is still ours for as long as a request may take; else drop the rest of it."""
         left = opened.claim.lease_ends - time.monotonic()
@@ -274,8 +287,8 @@ class LaneDrainer:
         if isinstance(found, Idle):
             self._rest(found)
             return False
-        self.quota.give_back(self.quota.size - len(found.targets))
         self.current = self._opened(found)
+        self.quota.give_back(self.quota.size - len(found.targets))
         return self.current is not None
 
     def _has_quota(self) -> bool:
@@ -327,8 +340,7 @@ class LaneDrainer:
     def _hand_out(self, opened: _Open) -> None:
         """All of a batch is out, or nothing more of it is to go out."""
         if self._is_stopping:
-            for request in opened.requests:
-                opened.result.unsent += request.targets
+            opened.result.unsent += self._unbuilt(opened)
         opened.is_handed_out = True
         self.current = None
         self._close_if_done(opened)
@@ -393,7 +405,7 @@ class LaneDrainer:
         if (ticket := said.get(Outcome.RATE_LIMITED)) is not None and ticket.about_project:
             self.is_stopped = True  # what is claimed goes back, rather than wait with a lease
             asked = DEFAULT_BLOCK if ticket.retry_after is None else ticket.retry_after
-            self.quota.block(min(asked, LONGEST_BLOCK))
+            self.quota.block(min(max(asked, LEAST_BLOCK), LONGEST_BLOCK))
 
     def _close_if_done(self, opened: _Open) -> bool:
         """Record a batch of which nothing is out any more; whether there is none."""
@@ -461,24 +473,21 @@ class LaneDrainer:
 
     def _miss(self, opened: _Open) -> None:
         """The provider did not answer: leave the lane alone for a while, and pause it in the end."""
-        misses = opened.claim.misses + 1
+        before = opened.claim.misses
         code = next(iter((*opened.result.unknown, *opened.result.refused))).code
-        if misses > MOST_MISSES:
+        if before >= MOST_MISSES:
             self._pause(PauseReason.PROVIDER_DOWN, code)
             return
-        changes: dict[str, Any] = {"misses": F("misses") + 1}
-        if misses >= GRACE:
-            hold = min(FIRST_HOLD * 2.0 ** min(misses - GRACE, 30), LAST_HOLD)
-            changes["hold_until"] = moment() + timedelta(seconds=hold)
-            logger.warning(
-                "broadcast %s, %r: %d batches without an answer (%s); asked again in %d s",
-                self.broadcast.pk,
-                self.alias,
-                misses,
-                code,
-                hold,
-            )
-        lanes().filter(pk=self.pk).update(**changes)
+        lane = lanes().filter(pk=self.pk)
+        # Batches that are out together are one outage: they lead to the first hold, and no further.
+        if before < GRACE and lane.filter(misses__lt=GRACE - 1).update(misses=F("misses") + 1):
+            return
+        misses = max(before + 1, GRACE)
+        hold = min(FIRST_HOLD * 2.0 ** min(misses - GRACE, 30), LAST_HOLD)
+        until = moment() + timedelta(seconds=hold)
+        if lane.filter(misses=misses - 1).update(misses=misses, hold_until=until):
+            said = "broadcast %s, %r: %d times no answer (%s); the provider is asked again in %d s"
+            logger.warning(said, self.broadcast.pk, self.alias, misses, code, hold)
 
     def _break(self, reason: PauseReason) -> None:
         """A batch looks bad: pause the lane if all of it does, unless somebody has resumed it since."""

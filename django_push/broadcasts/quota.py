@@ -13,6 +13,8 @@ from django_push.models import Broadcast
 BATCH = 500
 #: How often is looked for what is seldom there: batches that are due again, a block. Seconds.
 LOOK = 1.0
+#: By how much the clocks of the database and of this process may differ within a wait. Seconds.
+SLACK = 0.05
 
 
 class Every:
@@ -48,6 +50,8 @@ class Quota:
         self.size = max(1, min([most, *map(int, known)]))
         self.is_limited = bool(known)
         self.reserved: list[Reservation] = []
+        #: When what is reserved may be used, by the monotonic clock.
+        self.usable_at = 0.0
         #: Without a limit only a provider's block is looked for, and not each time.
         self.is_turn_of_block = Every(LOOK)
 
@@ -56,9 +60,15 @@ class Quota:
         if not self.is_limited and not self.is_turn_of_block():
             return 0.0
         if self.reserved:
-            return max(rates.held_for(limit) for limit in self.limits)
+            left = max(0.0, self.usable_at - time.monotonic())
+            if max(map(rates.held_for, self.limits)) <= left + SLACK:
+                return left
+            # Its moment lies within a block: get in line behind that. It is not given back, or all
+            # who do this would get the same moment.
         self.reserved = [rates.take(limit, self.size) for limit in self.limits]
-        return max(reservation.wait for reservation in self.reserved)
+        wait = max(reservation.wait for reservation in self.reserved)
+        self.usable_at = time.monotonic() + wait
+        return wait
 
     def give_back(self, count: int) -> None:
         """Return what was reserved for so many tokens; the reservation is used."""

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from django.db import router, transaction
 from django.db.models import F, QuerySet
 from django.db.models.functions import Greatest
 
+from django_push.broadcasts.rows import again_if_lost, database
 from django_push.models import RateBucket, database_seconds
+from django_push.tokens.writing import brief_transaction
 
 #: A ramp begins with this share of the rate.
 RAMP_FROM = 0.1
@@ -120,7 +121,7 @@ def returned(bucket: Bucket, limit: Limit, count: int, taken: Reservation | None
 
 def block(key: str, seconds: float) -> None:
     """Let nobody send through the alias for so long: the provider has asked for it."""
-    until = database_seconds(_database()) + seconds
+    until = database_seconds(database()) + seconds
     _create(key)
     _rows().filter(key=key).update(blocked_until=Greatest(F("blocked_until"), until))
 
@@ -128,14 +129,18 @@ def block(key: str, seconds: float) -> None:
 def held_for(limit: Limit) -> float:
     """Return for how many seconds the provider has asked not to be sent to; 0 for none."""
     until = _rows().filter(key=limit.key).values_list("blocked_until", flat=True).first()
-    return max(0.0, until - database_seconds(_database())) if until else 0.0
+    return max(0.0, until - database_seconds(database())) if until else 0.0
 
 
 def _change(key: str, change: Callable[[Bucket, float], tuple[Bucket, T]]) -> T:
     """Read and write a row; whoever else wants it waits."""
-    using = _database()
+    return again_if_lost(lambda: _read_and_write(key, change))
+
+
+def _read_and_write(key: str, change: Callable[[Bucket, float], tuple[Bucket, T]]) -> T:
+    using = database()
     rows = _rows().filter(key=key)
-    with transaction.atomic(using=using):
+    with brief_transaction(using):
         # Written first: that locks the row on every database, SQLite's whole file included.
         if not rows.update(busy_since=F("busy_since")):
             _create(key)
@@ -152,8 +157,4 @@ def _create(key: str) -> None:
 
 
 def _rows() -> QuerySet[RateBucket]:
-    return RateBucket.objects.using(_database())
-
-
-def _database() -> str:
-    return router.db_for_write(RateBucket)
+    return RateBucket.objects.using(database())

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from django.db import transaction
 from django.db.models import QuerySet
 
 from django_push import receipts, tokens
@@ -30,6 +29,7 @@ from django_push.models import (
     PushProblem,
 )
 from django_push.outcomes import Outcome, Target, Ticket
+from django_push.tokens.writing import brief_transaction
 
 #: The first wait before a batch is sent again, doubled each time up to the last. Seconds. Google asks
 #: for ten at least after a 500 or 503.
@@ -96,7 +96,7 @@ def record(broadcast: Broadcast, held: Claim, result: Result) -> bool:
 def _record(broadcast: Broadcast, held: Claim, result: Result, lease: float | None) -> bool:
     """Write a result in one transaction. Without ``lease`` it is the last."""
     using = database()
-    with transaction.atomic(using=using):
+    with brief_transaction(using):
         final = list(result.final)
         if lease is None:
             final += _given_up(held, result)
@@ -204,7 +204,7 @@ class _Split:
     def shrunk(self, held: Claim) -> dict[str, Any]:
         """Return what the batch is without them."""
         changes = {"size": held.size - len(self.chosen)}
-        if held.is_again:
+        if held.resent:
             changes["resent"] = max(0, held.resent - len(self.chosen))
         return changes
 
@@ -217,6 +217,8 @@ class _Split:
             pending=len(self.chosen),
             claim_no=held.number,
             sends=held.sends - 1,
+            # With a cap of one only this tells that somebody had it sent again, so may have it already.
+            resent=0 if held.is_again else min(held.resent, len(self.chosen)),
             due_at=moment() + timedelta(seconds=self.wait),
             claimed_at=held.claimed_at,
         )

@@ -8,8 +8,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from django.db import Error as DatabaseError
-from django.db import InterfaceError, OperationalError, transaction
+from django.db import InterfaceError, OperationalError, connections
 from django.db.models import Q, QuerySet, Sum
 from django.utils import timezone as clock
 
@@ -36,6 +35,7 @@ from django_push.models import (
     database_seconds,
 )
 from django_push.receipts import ReceiptSummary, check_push_receipts
+from django_push.tokens.writing import brief_transaction
 
 #: For how long batches of an ended broadcast, and problems, are kept.
 KEEP = timedelta(days=30)
@@ -107,9 +107,9 @@ def _apart(act: Callable[[Broadcast], bool]) -> Callable[[Broadcast], bool]:
     def attempt(row: Broadcast) -> bool:
         try:
             return act(row)
-        except (OperationalError, InterfaceError):
-            raise
-        except Exception:  # noqa: BLE001 - logged
+        except Exception as error:
+            if _is_lost(error):
+                raise
             control.logger.exception("broadcast %s: what is due could not be done", row.pk)
             return False
 
@@ -121,13 +121,21 @@ def _look_after(row: Broadcast, look_after: Callable[[int], object]) -> bool:
     control.stay_awake(row, AWAKE_FOR)
     try:
         look_after(row.pk)
-    except DatabaseError:
-        raise
-    except Exception:  # noqa: BLE001 - a queue's library may raise anything
+    except Exception as error:  # a queue's library may raise anything
+        if _is_lost(error):
+            raise
         control.logger.exception("broadcast %s: no worker was woken", row.pk)
         control.stay_awake(row, 0)
         return False
     return True
+
+
+def _is_lost(error: Exception) -> bool:
+    """Whether the database is away, rather than one statement refused or locked out."""
+    connection = connections[database()]
+    if not isinstance(error, (OperationalError, InterfaceError)):
+        return connection.needs_rollback  # somebody else's transaction is broken
+    return connection.needs_rollback or connection.connection is None or not connection.is_usable()
 
 
 def stranded() -> list[Broadcast]:
@@ -174,7 +182,7 @@ def prune(keep: timedelta = KEEP) -> int:
 
 
 def _prune_lane(pk: int) -> int:
-    with transaction.atomic(using=database()):
+    with brief_transaction(database()):
         locked = lock_lanes(lanes().filter(pk=pk))
         if not locked or not broadcasts().filter(pk=locked[0].broadcast_id, status__in=FINAL).exists():
             return 0  # deleted meanwhile, or sent again

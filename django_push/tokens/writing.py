@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -24,6 +25,8 @@ PAGE = 1000
 ATTEMPTS = 6
 #: The same if nothing was lost, but rows that are to be locked have come up meanwhile.
 OVERTAKES = 50
+#: For how long the engine's transactions may stand still with their locks, where the database can tell.
+STANDSTILL = 30.0
 
 
 class Overtaken(Exception):
@@ -123,6 +126,22 @@ def in_transaction(prepare: Callable[[], Any], work: Callable[[Any], T]) -> T:
                 raise
         time.sleep(random.uniform(0, 0.02 * min(attempt, ATTEMPTS)))  # noqa: S311 - no secret
     raise AssertionError("unreachable")
+
+
+@contextmanager
+def brief_transaction(using: str) -> Iterator[None]:
+    """Open a transaction that PostgreSQL ends if this process stands still in the middle of it.
+
+    Others wait for its locks: without a limit, for as long as a process is frozen or its machine is
+    not missed. In somebody else's transaction it is theirs to say.
+    """
+    connection = connections[using]
+    is_limited = connection.vendor == "postgresql" and not connection.in_atomic_block
+    with transaction.atomic(using=using):
+        if is_limited:
+            with connection.cursor() as cursor:  # SET LOCAL: gone with the transaction, also behind a pooler
+                cursor.execute(f"SET LOCAL idle_in_transaction_session_timeout = {round(STANDSTILL * 1000)}")
+        yield
 
 
 def _take_write_lock(using: str) -> None:
