@@ -22,7 +22,7 @@ from django.utils.crypto import get_random_string
 from django.utils.translation import gettext as _
 
 from django_push.admin.broadcasts_forms import BroadcastForm
-from django_push.admin.broadcasts_pages import BroadcastPages
+from django_push.admin.broadcasts_pages import BroadcastPages, works_elsewhere
 from django_push.admin.broadcasts_words import (
     at,
     fields,
@@ -128,22 +128,22 @@ class ComposeAdmin(BroadcastPages):
             on_unknown=given["on_unknown"],
             key=_key(request.user, nonce, form),
             user=request.user,
+            workers=self.push_workers,
             start=False,
         )
-        workers = self._workers()
-        if made.status == BroadcastStatus.DRAFT and begin(made, workers=workers):
+        if made.status == BroadcastStatus.DRAFT and begin(made, workers=self._workers()):
             self.log_addition(request, made, _("Composed by hand."))
-            self.message_user(request, _said(made, workers), messages.SUCCESS)
+            self.message_user(request, _said(made), messages.SUCCESS)
         else:
             said = _("This broadcast was made already; it is not sent twice.")
             self.message_user(request, said, messages.WARNING)
         return self._to_page_of(made)
 
 
-def _said(made: Broadcast, workers: int) -> str:
+def _said(made: Broadcast) -> str:
     if made.status == BroadcastStatus.SCHEDULED:
         return _("The broadcast waits for %(time)s.") % {"time": time_in_words(at(made.scheduled_at))}
-    if workers:
+    if works_elsewhere():
         return _("The broadcast has started.")
     return _("The broadcast has started: the next run of push_tick sends it.")
 

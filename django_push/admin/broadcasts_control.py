@@ -31,14 +31,15 @@ BREAKERS = (PauseReason.DEAD_TOKENS, PauseReason.REFUSED)
 class Verb:
     """A button.
 
-    ``act`` takes the broadcast, an alias or "", and how many workers to wake; it returns what it has
-    changed. ``said`` puts that into words, ``entry`` stands in the history, ``asks`` is put before it
-    harms: a function of the broadcast and the alias, None if there is nothing to ask. ``unchanged`` is
-    said of a press that comes second, if what it is about is in one of the states in ``goals``.
+    ``act`` takes the broadcast, an alias or "", and how many workers to wake (None: as many as it was made
+    with); it returns what it has changed. ``said`` puts that into words, ``entry`` stands in the history,
+    ``asks`` is put before it harms: a function of the broadcast and the alias, None if there is nothing to
+    ask. ``unchanged`` is said of a press that comes second, if what it is about is in one of the states in
+    ``goals``.
     """
 
     label: Any
-    act: Callable[[Broadcast, str, int], int]
+    act: Callable[[Broadcast, str, int | None], int]
     said: Callable[[int], str]
     unchanged: Any
     goals: tuple[str, ...] = ()

@@ -28,7 +28,7 @@ TEMPLATES = "admin/django_push/broadcast"
 class BroadcastPages(BroadcastModelAdmin):
     """Adds the permission ``broadcast_push``; to see broadcasts is another."""
 
-    #: How many workers are woken for a broadcast that is started or resumed here.
+    #: How many workers a broadcast is made with here.
     push_workers = 1
 
     def has_broadcast_push_permission(self, request: HttpRequest, obj: Any = None) -> bool:
@@ -60,9 +60,12 @@ class BroadcastPages(BroadcastModelAdmin):
             raise Http404
         return found
 
-    def _workers(self) -> int:
-        """Return how many workers to wake: none where they would do their work within this request."""
-        return self.push_workers if works_elsewhere() else 0
+    def _workers(self) -> int | None:
+        """Return how many workers to wake: as many as the broadcast was made with (None).
+
+        But none where they would do their work within this request.
+        """
+        return None if works_elsewhere() else 0
 
     def _page(self, request: HttpRequest, template: str, context: dict[str, Any]) -> TemplateResponse:
         request.current_app = self.admin_site.name

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from django import forms
 from django.contrib.admin import widgets
+from django.forms.fields import InvalidJSONInput
 from django.utils.translation import gettext_lazy as _
 
 from django_push.conf import push_settings
@@ -63,10 +65,34 @@ class TokenAddForm(TokenModelForm):
 
 
 class DataField(forms.JSONField):
-    """JSON, where nothing is shown as nothing and not as ``null``."""
+    """JSON, where nothing is shown as nothing and not as ``null``.
+
+    What Python cannot read, as it is too deep or its numbers are too long, or cannot write as UTF-8 is
+    invalid like any other mistake, and is shown as it was typed.
+    """
+
+    def to_python(self, value: Any) -> Any:
+        try:
+            return _writable(super().to_python(value))
+        except (ValueError, RecursionError):
+            raise forms.ValidationError(
+                self.error_messages["invalid"], code="invalid", params={"value": value}
+            ) from None
+
+    def bound_data(self, data: Any, initial: Any) -> Any:
+        try:
+            return _writable(super().bound_data(data, initial))
+        except (ValueError, RecursionError):
+            return InvalidJSONInput(data)
 
     def prepare_value(self, value: Any) -> Any:
         return "" if value is None else super().prepare_value(value)
+
+
+def _writable(value: Any) -> Any:
+    """Return the value. Raises ValueError or RecursionError if it cannot be written."""
+    json.dumps(value, ensure_ascii=False).encode()
+    return value
 
 
 class SendPushForm(forms.Form):

@@ -24,6 +24,9 @@ RETRY_POLICY = {"max_retries": 1, "interval_start": 0.0, "interval_step": 0.2, "
 #: How long Redis may keep a request waiting, in seconds, if the site has not said so itself: without a
 #: limit, publishing to one that is frozen or behind a wall waits for ever. AMQP has a limit of 4 seconds.
 REDIS_TIMEOUT = 5.0
+#: How long RabbitMQ may take to say that it has a message, where the site asks for that (confirm_publish).
+#: Without a limit, publishing on a connection whose other end is gone waits for ever. Seconds.
+CONFIRM_TIMEOUT = 4.0
 
 
 def _run_job(job: str, payload: dict[str, Any]) -> None:
@@ -72,7 +75,7 @@ def _publish(job: str, payload: dict[str, Any], options: dict[str, Any]) -> str:
     given = {name: value for name, value in options.items() if value is not None}
     try:
         with run_job.app.producer_or_acquire() as producer:
-            _limit(producer.connection)
+            given |= _limit(producer.connection)
             run_job.apply_async(
                 (job, payload),
                 argsrepr=repr((job,)),  # what a monitor shows; the message is nobody's business there
@@ -86,8 +89,11 @@ def _publish(job: str, payload: dict[str, Any], options: dict[str, Any]) -> str:
     return ""
 
 
-def _limit(connection: Any) -> None:
-    """Have a connection that is yet to be made give up in time."""
+def _limit(connection: Any) -> dict[str, Any]:
+    """Have a connection give up in time, by how it is made or by the options of publishing, returned."""
+    if connection.transport.driver_type == "amqp":
+        return {"confirm_timeout": CONFIRM_TIMEOUT}
     if connection.transport.driver_type == "redis":
         connection.transport_options.setdefault("socket_timeout", REDIS_TIMEOUT)
         connection.transport_options.setdefault("socket_connect_timeout", REDIS_TIMEOUT)
+    return {}

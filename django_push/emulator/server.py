@@ -163,7 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not length.isascii() or not length.isdigit():
             self.close_connection = True
             return as_text(411, "Length Required")
-        if int(length) > MAX_BODY:
+        if len(length) > len(str(MAX_BODY)) or int(length) > MAX_BODY:
             self.close_connection = True
             return as_text(413, "Request Entity Too Large")
         body = self.rfile.read(int(length))
@@ -182,7 +182,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _is_local(self) -> bool:
         """Whether the client meant us: a page in a browser can make its own name point here."""
-        return urlsplit(f"//{self.headers.get('Host', '')}").hostname in _LOOPBACK
+        try:
+            return urlsplit(f"//{self.headers.get('Host', '')}").hostname in _LOOPBACK
+        except ValueError:  # a bracket that is not closed
+            return False
 
     def _deliver(self, answer: Answer) -> None:
         """Let the answer go out as it asks for. Only a whole one leaves the connection open."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
-from django.db import IntegrityError, OperationalError, connections, router, transaction
+from django.db import IntegrityError, InternalError, OperationalError, connections, router, transaction
 from django.db.models import Q, QuerySet
 from django.dispatch import Signal
 from django.utils import timezone as clock
@@ -133,15 +133,23 @@ def brief_transaction(using: str) -> Iterator[None]:
     """Open a transaction that PostgreSQL ends if this process stands still in the middle of it.
 
     Others wait for its locks: without a limit, for as long as a process is frozen or its machine is
-    not missed. In somebody else's transaction it is theirs to say.
+    not missed. In somebody else's transaction it is theirs to say. Raises OperationalError in the
+    process that has been thrown out, as where a connection is lost in another way.
     """
     connection = connections[using]
     is_limited = connection.vendor == "postgresql" and not connection.in_atomic_block
-    with transaction.atomic(using=using):
-        if is_limited:
-            with connection.cursor() as cursor:  # SET LOCAL: gone with the transaction, also behind a pooler
-                cursor.execute(f"SET LOCAL idle_in_transaction_session_timeout = {round(STANDSTILL * 1000)}")
-        yield
+    try:
+        with transaction.atomic(using=using):
+            if is_limited:
+                with connection.cursor() as cursor:  # LOCAL: gone with the transaction, also behind a pooler
+                    cursor.execute(
+                        f"SET LOCAL idle_in_transaction_session_timeout = {round(STANDSTILL * 1000)}"
+                    )
+            yield
+    except InternalError as error:
+        if _state(error) == "25P03":  # psycopg's class for this one
+            raise OperationalError(*error.args) from error
+        raise
 
 
 def _take_write_lock(using: str) -> None:
@@ -153,13 +161,18 @@ def _take_write_lock(using: str) -> None:
 def is_collision(error: Exception) -> bool:
     """Whether the database called the transaction off for another's sake."""
     code = error.args[0] if error.args else None
-    state = getattr(error.__cause__, "sqlstate", None) or getattr(error.__cause__, "pgcode", None)
     return (
         code in (1020, 1205, 1213)  # MariaDB: record changed; MySQL: lock wait timeout, deadlock
-        or state in ("40001", "40P01")  # PostgreSQL: serialization failure, deadlock
+        or _state(error) in ("40001", "40P01")  # PostgreSQL: serialization failure, deadlock
         or "database is locked" in str(error)  # SQLite
         or "database table is locked" in str(error)
     )
+
+
+def _state(error: Exception) -> str:
+    """Return PostgreSQL's SQLSTATE, "" for other databases' errors."""
+    cause = error.__cause__
+    return getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None) or ""
 
 
 def can_be_stored(text: str, length: int) -> bool:

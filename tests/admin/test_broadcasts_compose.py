@@ -6,6 +6,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from django.conf import settings as configured
+from django.contrib.admin import site
 from django.contrib.admin.models import ADDITION, LogEntry
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group, Permission
@@ -93,6 +94,10 @@ class TestCompose:
         [
             ({"title": "", "body": ""}, "__all__", "nothing in the message"),
             ({"data": "[1]"}, "data", "dictionary"),
+            ({"data": "[" * 100_000}, "data", "valid JSON"),
+            ({"data": '{"a": %s}' % ("1" * 5000)}, "data", "valid JSON"),
+            ({"data": '{"a": "\\ud800"}'}, "data", "valid JSON"),
+            ({"translations": '{"de": {"title": "\\ud800"}}'}, "translations", "valid JSON"),
             ({"translations": "[1]"}, "translations", "object of languages"),
             ({"translations": '{"de": "x"}'}, "translations", "object of languages"),
             ({"translations": '{"de": {"titel": "x"}}'}, "translations", "titel"),
@@ -282,13 +287,15 @@ class TestSend:
         assert said(response) == ["The broadcast has started: the next run of push_tick sends it."]
         assert testing.outbox == []
 
-    def test_wakes_workers(self, admin_client, woken, django_capture_on_commit_callbacks):
-        """With a queue a worker is asked for."""
+    def test_wakes_workers(self, admin_client, woken, monkeypatch, django_capture_on_commit_callbacks):
+        """With a queue workers are asked for, as many as the admin's class says."""
         make_tokens(1)
+        monkeypatch.setattr(site.get_model_admin(Broadcast), "push_workers", 2)
         with django_capture_on_commit_callbacks(execute=True):
             response = step(admin_client, "send")
         assert said(response) == ["The broadcast has started."]
-        assert woken == [("drain_broadcast", Broadcast.objects.get().pk)]
+        assert woken == [("drain_broadcast", Broadcast.objects.get().pk)] * 2
+        assert Broadcast.objects.get().workers == 2
 
     def test_schedules(self, admin_client):
         """With a time it waits for that, as it is in TIME_ZONE."""

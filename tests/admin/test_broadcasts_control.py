@@ -143,11 +143,12 @@ class TestPause:
 
 class TestResume:
     def test_wakes_workers(self, admin_client, made, woken, django_capture_on_commit_callbacks):
-        """With a queue a worker is asked for."""
+        """With a queue workers are asked for, as many as it was made with."""
         control.pause(made)
+        Broadcast.objects.update(workers=3)
         with django_capture_on_commit_callbacks(execute=True):
             assert said(press(admin_client, made, "resume")) == ["It goes on."]
-        assert woken == [("drain_broadcast", made.pk)]
+        assert woken == [("drain_broadcast", made.pk)] * 3
         assert entries() == ["Resumed."]
 
     def test_sends_nothing_in_the_request(self, admin_client, made, django_capture_on_commit_callbacks):

@@ -151,6 +151,10 @@ class Worker:
         self.is_frozen = True
         self.signal(signal.SIGSTOP)
 
+    def has_frozen(self):
+        """Whether it has stopped, by itself or by us."""
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
     def thaw(self):
         self.is_frozen = False
         self.signal(signal.SIGCONT)

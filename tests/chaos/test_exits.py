@@ -86,6 +86,38 @@ def test_a_worker_ends_after_a_renewal(new_run):
         check(run)
 
 
+@on("postgresql")
+@pytest.mark.parametrize("point", ["after-reserve", "in-claim", "after-claim", "in-record"])
+def test_a_worker_freezes_for_good(new_run, point):
+    """Whatever it holds, a lock of the database too, is somebody else's after a while."""
+    run = new_run(1, size=SIZE, latency=0.05)
+    run.timings["tokens.writing.STANDSTILL"] = 1.0
+    with run.site(max_connections=1, broadcast_rate=100_000):
+        run.start(batch_size=BATCH)
+        frozen = run.fork("drain", freeze_at=f"{point}:2")
+        run.wait(frozen.has_frozen)
+        run.work()
+        run.until_over(seconds=LEASE + 15)
+        frozen.thaw()
+        assert frozen.wait() == 0
+        check(run)
+
+
+@on("postgresql")
+def test_an_operator_freezes_for_good(new_run):
+    """A pause that did not commit did not take place, and keeps nobody waiting."""
+    run = new_run(1, size=SIZE, latency=0.05)
+    run.timings["tokens.writing.STANDSTILL"] = 1.0
+    with run.site(max_connections=1):
+        run.start(batch_size=BATCH)
+        frozen = run.fork("act", act="pause", freeze_at="in-change")
+        run.wait(frozen.has_frozen)
+        run.work()
+        run.until_over(seconds=LEASE + 15)
+        frozen.kill()
+        check(run)
+
+
 @pytest.mark.parametrize(
     ("site_database", "audience"), [("sqlite", "list"), ("mysql", "everyone")], indirect=["site_database"]
 )

@@ -3,7 +3,8 @@
 The suite starts this file once for each database. It sets Django up and then forks, for each order that
 it reads, a process of its own: starting an interpreter each time would take longer than most workers
 live. An order is a line of JSON: the process's ``role``, the site's ``settings``, the ``timings`` to
-change, where to ``exit_at``, and the ``log``. Each fork and each end is a line of its output.
+change, where to ``exit_at`` or ``freeze_at``, and the ``log``. Each fork and each end is a line of its
+output.
 """
 
 import importlib
@@ -43,8 +44,16 @@ POINTS = {
 }
 
 
-def exit_at(point):
-    """Let this process end without any goodbye at a point: ``NAME`` or ``NAME:TIMES``."""
+def exit_now():
+    os._exit(EXITED)
+
+
+def freeze_now():
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def watch(point, act):
+    """Let this process end without any goodbye, or freeze, at a point: ``NAME`` or ``NAME:TIMES``."""
     name, _, times = point.partition(":")
     place, attribute, when = POINTS[name]
     module, _, inner = place.partition(":")
@@ -57,10 +66,10 @@ def exit_at(point):
     def watched(*args, **kwargs):
         is_now = next(calls) == at
         if is_now and when == "before":
-            os._exit(EXITED)
+            act()
         returned = function(*args, **kwargs)
-        if is_now:
-            os._exit(EXITED)
+        if is_now and when == "after":
+            act()
         return returned
 
     setattr(owner, attribute, watched)
@@ -153,8 +162,9 @@ def be(order):
         for name, value in order["settings"].items():
             setattr(settings, name, value)
         change(order.get("timings", {}))
-        if order.get("exit_at"):
-            exit_at(order["exit_at"])
+        for point, act in ((order.get("exit_at"), exit_now), (order.get("freeze_at"), freeze_now)):
+            if point:
+                watch(point, act)
         is_stopped = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: is_stopped.set())
         print(json.dumps({"did": ROLES[order["role"]](order, is_stopped)}))

@@ -82,6 +82,16 @@ def test_time_limits(app):
         assert other.tasks["django_push.run_job"].time_limit == 60
 
 
+@pytest.mark.parametrize(("broker", "expected"), [("amqp://127.0.0.1:1//", 4.0), ("memory://", None)])
+def test_confirmations_are_waited_for_in_time(monkeypatch, broker, expected):
+    """Where a site has RabbitMQ confirm what it got, a connection that looks alive keeps nobody waiting."""
+    given = []
+    monkeypatch.setattr("celery.app.task.Task.apply_async", lambda *args, **options: given.append(options))
+    with celery.Celery("push-tests", broker=broker, set_as_current=True):
+        CeleryDispatcher().enqueue("send_push", {})
+    assert [options.get("confirm_timeout") for options in given] == [expected]
+
+
 def test_eager(app, monkeypatch):
     """It runs at once, as the site wants it in its tests, but never early."""
     ran = []

@@ -77,11 +77,12 @@ def test_recorded(emulator, connection):
     assert "secret" not in str(recorded)
 
 
-def test_foreign_host(connection):
-    """A page in a browser cannot reach it under a name of its own."""
-    headers = JSON | {"Host": "evil.example"}
+@pytest.mark.parametrize("host", ["evil.example", "["])
+def test_foreign_host(connection, host):
+    """A page in a browser cannot reach it under a name of its own, nor can one that is none."""
+    headers = JSON | {"Host": host}
     assert post(connection, SEND, "{}", headers)[0] == 421
-    connection.request("GET", "/", headers={"Host": "evil.example"})
+    connection.request("GET", "/", headers={"Host": host})
     assert connection.getresponse().status == 421
 
 
@@ -90,6 +91,7 @@ def test_foreign_host(connection):
     [
         ({"Transfer-Encoding": "chunked"}, 411),
         ({"Content-Length": "9000000"}, 413),
+        ({"Content-Length": "1" * 5000}, 413),
         ({"Content-Length": "x"}, 411),
     ],
 )
