@@ -12,7 +12,7 @@ from django.utils import timezone as clock
 
 from django_push import Outcome, testing
 from django_push.backends.locmem import LocMemBackend
-from django_push.broadcasts import control, draining, tick
+from django_push.broadcasts import audiences, control, draining, tick
 from django_push.models import BatchStatus, Broadcast, BroadcastStatus, PauseReason, PushProblem
 from django_push.wire import Parsed
 from tests.broadcasts.factories import (
@@ -134,6 +134,95 @@ def test_an_audience_that_fails_when_it_is_counted(settings, bad):
     assert tick().started == 0
 
 
+def refused_by_the_server(state):
+    """Return the error of a query that is well formed, and that the server has ended."""
+    cause = Exception()
+    cause.sqlstate = state
+    error = OperationalError("canceled")
+    error.__cause__ = cause
+    return error
+
+
+#: statement_timeout, temp_file_limit, and a plan that needs too much stack.
+LIMITS = ["57014", "53400", "54001"]
+
+
+def due(*broadcasts):
+    """Let scheduled broadcasts be due."""
+    for made in broadcasts:
+        assert control.schedule(made)
+    Broadcast.objects.update(scheduled_at=F("scheduled_at") - timedelta(hours=2))
+
+
+def paused_alone(made, another):
+    """One tick after another: the first is paused for its audience, and the other has been sent."""
+    assert [tick().started, tick().started] == [1, 0]
+    row = reloaded(made)
+    assert (row.status, row.pause_reason) == (BroadcastStatus.PAUSED, PauseReason.AUDIENCE)
+    assert reloaded(another).status == BroadcastStatus.DONE
+
+
+@pytest.mark.parametrize("state", LIMITS)
+def test_an_audience_that_is_too_much_for_the_server(settings, monkeypatch, state):
+    """Its scheduled broadcast is paused; others of the tick start."""
+    named(settings, "everybody")
+    make_tokens(2)
+    later = {"schedule": clock.now() + timedelta(hours=1)}
+    made, another = drafted("named", **later), drafted(title="Another", **later)
+    monkeypatch.setitem(
+        globals(),
+        "too_much",
+        lambda tokens: tokens.annotate(number=Fails(refused_by_the_server(state))).filter(number=1),
+    )
+    named(settings, "too_much")
+    due(made, another)
+    paused_alone(made, another)
+
+
+@pytest.mark.parametrize("state", LIMITS)
+def test_versions_that_are_too_many_to_be_read(monkeypatch, state):
+    """What is fixed at the start may be too much as well."""
+
+    def fixed_moment(*args):
+        raise refused_by_the_server(state)
+
+    make_tokens(2)
+    later = {"schedule": clock.now() + timedelta(hours=1)}
+    made, another = drafted({"app_version_from": "2"}, **later), drafted(title="Another", **later)
+    monkeypatch.setattr(audiences, "fixed_moment", fixed_moment)
+    due(made, another)
+    paused_alone(made, another)
+
+
+def large(tokens):
+    return tokens.extra(where=["(SELECT count(*) FROM generate_series(1, 100000)) > 0"])
+
+
+@pytest.fixture
+def little_room():
+    """The server gives a statement no room for temporary files."""
+    with connection.cursor() as cursor:
+        cursor.execute("SET temp_file_limit = '1kB'")
+        cursor.execute("SET work_mem = '64kB'")
+        yield
+        cursor.execute("RESET temp_file_limit")
+        cursor.execute("RESET work_mem")
+
+
+@alone
+@pytest.mark.services
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="others have no such limit")
+def test_an_audience_that_needs_too_much_room(settings, transactional_db, little_room):
+    """The same as PostgreSQL itself says it."""
+    named(settings, "everybody")
+    make_tokens(2)
+    later = {"schedule": clock.now() + timedelta(hours=1)}
+    made, another = drafted("named", **later), drafted(title="Another", **later)
+    named(settings, "large")
+    due(made, another)
+    paused_alone(made, another)
+
+
 def slow(tokens):
     sleep = "pg_sleep(2)::text = 'x'" if connection.vendor == "postgresql" else "SLEEP(2) = 5"
     return tokens.extra(where=[sleep])
@@ -159,7 +248,7 @@ def test_an_audience_that_takes_too_long(settings, db, short_statements):
     named(settings, "slow")
     assert drained(made).status == BroadcastStatus.PAUSED
     assert lane_of(made).pause_reason == PauseReason.AUDIENCE
-    assert "longer than" in lane_of(made).pause_detail
+    assert "more than the database allows" in lane_of(made).pause_detail
 
 
 # --- texts ----------------------------------------------------------------------------------------
@@ -349,3 +438,23 @@ def test_a_backend_that_fails_within_a_batch(settings, backend):
     use_again(settings, made)
     assert copies() == {row.token: 1 for row in rows}
     assert (counted(made), made.progress.unknown) == ({Outcome.ACCEPTED: len(others)}, 1)
+
+
+@pytest.mark.parametrize("why", ["stop", "429"])
+def test_a_backend_that_fails_while_the_rest_is_gathered(settings, why):
+    """Who ends in the middle of a batch asks for no more of it: nothing is unknown, all is sent."""
+    use(settings, "BreaksOff")
+    busy, *_ = rows = make_tokens(4)
+    if why == "429":
+        testing.answer(busy.token, Outcome.RATE_LIMITED, about_project=True, retry_after=1.0)
+    made = started(on_unknown="skip")
+    ended = drained(made, is_stopped=lambda: why == "stop" and bool(testing.outbox))
+    assert ended.status == BroadcastStatus.RUNNING
+    batch = batch_of(made)
+    assert (batch.status, batch.pending, batch.sends) == (BatchStatus.RETRY, 3 + (why == "429"), 0)
+    settings.PUSH_BACKENDS = {"default": LOCMEM, "other": LOCMEM}
+    testing.answer(busy.token, Outcome.ACCEPTED)
+    let_time_pass(made)
+    assert finished(made).status == BroadcastStatus.DONE
+    assert copies() == {row.token: 1 + (why == "429" and row is busy) for row in rows}
+    assert (counted(made), made.progress.unknown) == ({Outcome.ACCEPTED: 4}, 0)
