@@ -30,8 +30,9 @@ SLICE, LONG_SLICE = 2.0, 20.0
 LOOK_AROUND = 5.0
 #: For how long others are told that we are there.
 AWAKE = 60.0
-#: How long a lost database is waited for. Seconds.
-PATIENCE = 300.0
+#: How long a lost database is waited for, also by somebody who was told to stop and has still to write
+#: what came of the last requests. Seconds.
+PATIENCE, LAST_PATIENCE = 300.0, 15.0
 #: How often somebody who waits is asked whether to stop. Seconds.
 NAP = 0.25
 #: How long a worker's task runs, and waits when there is nothing to do; far below any time limit.
@@ -199,7 +200,8 @@ class _Drainer:
             self.lost_since = now
             logger.warning("broadcast %s: the database is lost: %s", self.broadcast.pk, type(error).__name__)
         connection = connections[database()]
-        if connection.in_atomic_block or now - self.lost_since > PATIENCE:
+        patience = LAST_PATIENCE if self.is_told_to_stop() else PATIENCE
+        if connection.in_atomic_block or now - self.lost_since > patience:
             raise error
         connection.close()
         time.sleep(NAP)

@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote_plus
 
 from django.utils.module_loading import import_string
@@ -20,13 +20,17 @@ from django_push.backends.base import BasePushBackend
 from django_push.broadcasts.audiences import LIST, chosen, counts, describe, specification, tokens_of
 from django_push.handler import push_backends
 from django_push.message import PushMessage
-from django_push.outcomes import Target, TargetKind, mask
+from django_push.outcomes import Target, TargetKind, cut, mask
 from django_push.sending.texts import Personalize, Texts
 from django_push.wire import Request
 
 #: How many tokens of an alias are shown, and among how many of the first other languages are looked for.
 SAMPLES = 3
 SAMPLED_FROM = 100
+#: How many locales of an alias are listed in text.
+LISTED = 20
+#: Stands for what a message without a tag is given when it is sent: the broadcast's number.
+TAG = "broadcast-…"
 #: A shorter token is no provider's, and may be a word of the text.
 SHORT = 16
 
@@ -52,12 +56,14 @@ class Sample:
 class Part:
     """What would go through one alias.
 
-    ``languages`` counts its tokens; the language ``""`` is the message as it is. ``left_out`` are fields
-    that the provider cannot say, ``refusals`` by language why it is sure to refuse the message.
+    ``locales`` and ``languages`` count its tokens, by their own locale and by the text that they get: the
+    language ``""`` is the default text, the message itself. ``left_out`` are fields that the provider
+    cannot say, ``refusals`` by language why it is sure to refuse the message.
     """
 
     alias: str
     total: int
+    locales: Mapping[str, int]
     languages: Mapping[str, int]
     left_out: Sequence[str]
     refusals: Mapping[str, str]
@@ -66,9 +72,13 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
-    """What a broadcast would do now. ``skipped`` counts tokens that it would pass over, by reason."""
+    """What a broadcast would do now, through the alias ``using`` alone if there is one.
+
+    ``skipped`` counts tokens that it would pass over, by reason.
+    """
 
     audience: str
+    using: str = ""
     total: int
     skipped: Mapping[str, int]
     parts: Sequence[Part]
@@ -79,12 +89,17 @@ class Preview:
 
     def lines(self) -> Iterator[str]:
         """Yield it as lines of text."""
-        yield f"Audience: {self.audience}"
-        yield f"Tokens: {self.total}"
+        yield f"Audience: {through(self.audience, self.using)}"
+        yield f"Tokens: {self.total:,}"
         for reason, n in self.skipped.items():
-            yield f"Skipped ({reason}): {n}"
+            yield f"Skipped ({reason}): {n:,}"
         for part in self.parts:
             yield from _lines(part)
+
+
+def through(audience: str, using: str) -> str:
+    """Return a described audience with the alias that it is narrowed to."""
+    return f"{audience}; through {using} alone" if using else audience
 
 
 def preview(
@@ -103,15 +118,17 @@ def preview(
     """
     aliases = [using] if using else list(push_backends)
     differing = import_string(personalize) if isinstance(personalize, str) else personalize
-    texts = Texts(message, [push_backends[alias] for alias in aliases], differing, translations)
+    said = _Said(message, translations or {}, differing)
+    Texts(message, [push_backends[alias] for alias in aliases], differing, translations)  # may raise
     spec = specification(audience)
     found = _listed(audience, using) if spec["kind"] == LIST else _counted(spec, using)
     sizes = found.by_alias()
     return Preview(
         audience=describe(spec),
+        using=using,
         total=sum(sizes.values()),
         skipped=dict(sorted(found.skipped.items())),
-        parts=[_part(alias, found, texts) for alias in sizes],
+        parts=[_part(alias, found, said) for alias in sizes],
     )
 
 
@@ -162,25 +179,49 @@ def _listed(audience: Any, using: str) -> _Found:
 # --- and what -------------------------------------------------------------------------------------
 
 
-def _part(alias: str, found: _Found, texts: Texts) -> Part:
+class _Said(NamedTuple):
+    """What is said, whoever carries it."""
+
+    message: PushMessage
+    translations: Mapping[str, PushMessage]
+    personalize: Personalize | None
+
+
+def _part(alias: str, found: _Found, said: _Said) -> Part:
     backend = push_backends[alias]
+    texts = _texts(said, backend)
+    locales = Counter({locale: n for (other, locale), n in found.tokens.items() if other == alias})
     languages: Counter[str] = Counter()
-    for (other, locale), n in found.tokens.items():
-        if other == alias:
-            languages[texts.language(locale)] += n
-    said = {language: texts.rendered(language) for language in sorted(languages)}
+    for locale, n in locales.items():
+        languages[texts.language(locale)] += n
+    messages = {language: texts.rendered(language) for language in sorted(languages)}
     return Part(
         alias=alias,
         total=languages.total(),
+        locales=dict(locales.most_common()),
         languages=dict(languages.most_common()),
-        left_out=sorted({name for message in said.values() for name in message.said - backend.fields}),
+        left_out=sorted({name for message in messages.values() for name in message.said - backend.fields}),
         refusals={
             language: f"{verdict.code}: {verdict.detail}"
-            for language, message in said.items()
+            for language, message in messages.items()
             if (verdict := backend.refuse_message(message, TargetKind.TOKEN)) is not None
         },
         samples=_samples(_various(found.pools[alias], texts), texts, backend),
     )
+
+
+def _texts(said: _Said, backend: BasePushBackend) -> Texts:
+    """Return what is said through one backend, as it is when it is sent."""
+    spoken = {language: _tagged(message, backend) for language, message in said.translations.items()}
+    return Texts(_tagged(said.message, backend), [backend], said.personalize, spoken, is_checked=True)
+
+
+def _tagged(message: PushMessage, backend: BasePushBackend) -> PushMessage:
+    """Give what is shown without a tag one, as ``LaneDrainer`` does: a second copy replaces the first."""
+    is_shown = message.title is not None or message.body is not None
+    if message.tag is not None or not is_shown or "tag" not in backend.fields:
+        return message
+    return dataclasses.replace(message, tag=TAG)
 
 
 def _various(pool: Sequence[Target], texts: Texts) -> list[Target]:
@@ -241,15 +282,24 @@ def _masked(text: str, target: Target) -> str:
 
 
 def _lines(part: Part) -> Iterator[str]:
-    shares = ", ".join(f"{language or 'as it is'} {n}" for language, n in part.languages.items())
-    yield f"{part.alias}: {part.total} ({shares})"
+    yield f"{part.alias}: {part.total:,}"
+    yield f"  by locale: {', '.join(_shares(part.locales, 'none'))}"
+    yield f"  by text: {', '.join(_shares(part.languages, 'the default text'))}"
     if part.left_out:
         yield f"  left out, for the provider cannot say it: {', '.join(part.left_out)}"
     for language, why in part.refusals.items():
         yield f"  will be refused{f' ({language})' if language else ''}: {why}"
     for sample in part.samples:
-        yield f"  {sample.token} {sample.locale}".rstrip()
+        yield f"  {sample.token} {cut(sample.locale)}".rstrip()
         if sample.refusal:
             yield f"    will not be sent: {sample.refusal}"
         for line in sample.payload.splitlines():
             yield f"    {line}"
+
+
+def _shares(counts: Mapping[str, int], unnamed: str) -> Iterator[str]:
+    """Yield ``de 1,200`` for each, the largest first, and the rest in one."""
+    for name, n in list(counts.items())[:LISTED]:
+        yield f"{cut(name) or unnamed} {n:,}"
+    if rest := list(counts.values())[LISTED:]:
+        yield f"{len(rest)} others {sum(rest):,}"

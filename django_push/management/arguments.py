@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from argparse import ArgumentTypeError
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -10,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from django.contrib.auth import get_user_model
-from django.core.exceptions import ValidationError
+from django.core.exceptions import FieldDoesNotExist, ValidationError
 from django.core.management.base import CommandError
 from django.utils.dateparse import parse_datetime
 
 from django_push.broadcasts.filters import seconds
 
+#: The exit code for options that are wrong.
+USAGE_ERROR = 2
 #: No broadcast is planned for other years, and zones can be added to these.
 _FIRST_YEAR, _LAST_YEAR = 2000, 9000
+_NO_TIME = re.compile(r"\s*0+\s*[smhdw]?\s*", re.IGNORECASE)
 
 
 def json_object(text: str) -> dict[str, Any]:
@@ -34,7 +38,7 @@ def json_object(text: str) -> dict[str, Any]:
 def json_file(path: str) -> dict[str, Any]:
     """Return the JSON object in a file."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise ArgumentTypeError(f"cannot read it: {error}") from None
     return json_object(text)
@@ -55,6 +59,8 @@ def pair(text: str) -> tuple[str, Any]:
 
 def duration(text: str) -> int:
     """Return seconds: 90, 15m, 12h, 30d, 2w."""
+    if _NO_TIME.fullmatch(text):
+        raise ArgumentTypeError("zero is no time: give a second at least")
     try:
         return seconds(text)
     except ValueError as error:
@@ -106,4 +112,18 @@ def user_named(name: str) -> Any:
             return model._default_manager.get(pk=name[1:])
         return model._default_manager.get_by_natural_key(name)
     except (model.DoesNotExist, ValueError, ValidationError, OverflowError):
-        raise CommandError(f"There is no user {name!r}.") from None
+        raise CommandError(f"There is no user {name!r}.", returncode=USAGE_ERROR) from None
+
+
+def group_named(name: str) -> str:
+    """Return the name of a group that there is. Raises CommandError.
+
+    Of a user model without groups the audience says that it has none.
+    """
+    try:
+        groups: Any = get_user_model()._meta.get_field("groups").related_model
+    except FieldDoesNotExist:
+        return name
+    if groups is not None and not groups._base_manager.filter(name=name).exists():
+        raise CommandError(f"There is no group {name!r}.", returncode=USAGE_ERROR)
+    return name

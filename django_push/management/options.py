@@ -9,7 +9,16 @@ from typing import Any
 from django.core.management.base import CommandError, DjangoHelpFormatter
 
 from django_push.broadcasts.creating import MOST_WORKERS
-from django_push.management.arguments import duration, json_file, json_object, moment, number, pair, rate
+from django_push.management.arguments import (
+    USAGE_ERROR,
+    duration,
+    json_file,
+    json_object,
+    moment,
+    number,
+    pair,
+    rate,
+)
 from django_push.models import UnknownPolicy
 
 USAGE = """%(prog)s MESSAGE AUDIENCE [options]
@@ -71,7 +80,6 @@ _GOES_WITH = {
     "": (*_NEW, *WORKERS),
 }
 _SPELT = {"operator": "--as"}
-USAGE_ERROR = 2
 
 
 class Formatter(DjangoHelpFormatter, RawDescriptionHelpFormatter):
@@ -262,6 +270,8 @@ def audience_of(options: Mapping[str, Any]) -> Any:
         )
     if options["everyone"]:
         return "everyone"
+    if options["audience"] == "everyone":
+        raise CommandError("There is no audience 'everyone': use --everyone.", returncode=USAGE_ERROR)
     if options["audience"] is not None:
         return {"kind": "named", "name": options["audience"]}
     if not filters and options["using"] is not None:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.core.management.base import CommandError
 from django.db import transaction
 from django.utils import timezone as clock
 
 from django_push import broadcasts
 from django_push.broadcasts import rows
-from django_push.broadcasts.preview import Preview, preview
-from django_push.exceptions import InvalidMessage
+from django_push.broadcasts.preview import Preview, preview, through
+from django_push.conf import push_settings
+from django_push.exceptions import InvalidAudience, InvalidBroadcast, InvalidMessage, UnsupportedOption
 from django_push.management import words
-from django_push.management.arguments import user_named
+from django_push.management.arguments import USAGE_ERROR, group_named, user_named
 from django_push.management.options import audience_of
-from django_push.message import PushMessage
-from django_push.models import Broadcast
+from django_push.message import FIELDS, PushMessage
+from django_push.models import Broadcast, UnknownPolicy
+from django_push.outcomes import cut
 from django_push.sending.texts import message_of
 
 
@@ -37,9 +41,25 @@ class Plan:
         return found
 
     def create(self, **changes: Any) -> Broadcast:
-        """Write it down as a draft, or return the one that has its key."""
+        """Write it down as a draft, or return the one that has its key.
+
+        Raises CommandError for options that are wrong.
+        """
         kwargs = {**self.more, "translations": self.translations, "start": False, **changes}
-        return broadcasts.broadcast(self.audience, self.message, **kwargs)
+        with options_at_fault():
+            return broadcasts.broadcast(self.audience, self.message, **kwargs)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return when and how it is sent as plain JSON values, times in UTC; ``starts_at`` None is now."""
+        plain = ("name", "key", "rate", "on_unknown", "max_sends", "batch_size", "workers")
+        expires = self.more["expires"]
+        is_span = isinstance(expires, timedelta)
+        return {
+            **{name: self.more[name] for name in plain},
+            "starts_at": self.schedule and words.utc(self.schedule).isoformat(),
+            "expires_at": None if is_span or expires is None else words.utc(expires).isoformat(),
+            "expires_after": expires.total_seconds() if is_span else None,
+        }
 
     def preview(self) -> Preview:
         """Return who would get what."""
@@ -52,7 +72,10 @@ class Plan:
         )
 
     def twin(self) -> Broadcast | None:
-        """Check all of it, and return an identical broadcast of the last minutes. Nothing is left of it."""
+        """Check all of it, and return an identical broadcast of the last minutes. Nothing is left of it.
+
+        Raises CommandError for options that are wrong.
+        """
 
         def check() -> Broadcast | None:
             using = rows.database()
@@ -65,12 +88,20 @@ class Plan:
         return rows.again_if_lost(check)
 
 
+@contextmanager
+def options_at_fault() -> Iterator[None]:
+    """Say of what the library refuses to make a broadcast of that the options are wrong."""
+    try:
+        yield
+    except (InvalidMessage, UnsupportedOption, InvalidAudience, InvalidBroadcast) as error:
+        raise CommandError(str(error), returncode=USAGE_ERROR) from None
+
+
 def plan_of(options: Mapping[str, Any]) -> Plan:
-    """Return what was asked for. Raises CommandError, InvalidMessage."""
-    audience = audience_of(options)
-    if isinstance(audience, dict) and "user" in audience:
-        audience["user"] = [user_named(name).pk for name in audience["user"]]
-    message, translations = _said(options)
+    """Return what was asked for. Raises CommandError."""
+    audience = _audience(options)
+    with options_at_fault():
+        message, translations = _said(options)
     more = {
         "name": options["name"] or "",
         "using": options["using"],
@@ -81,10 +112,25 @@ def plan_of(options: Mapping[str, Any]) -> Plan:
         "key": options["key"],
         "user": None if options["operator"] is None else user_named(options["operator"]),
     }
-    for name in ("on_unknown", "max_sends", "batch_size"):
-        if options[name] is not None:
-            more[name] = options[name]
+    more |= {name: usual if options[name] is None else options[name] for name, usual in _USUAL.items()}
     return Plan(message=message, translations=translations, audience=audience, more=more)
+
+
+#: The rest of the plan, and what holds where it is not given.
+_USUAL = {"on_unknown": UnknownPolicy.RETRY.value, "max_sends": 3, "batch_size": 0, "workers": 1}
+
+
+def _audience(options: Mapping[str, Any]) -> Any:
+    """Return who it is for, with names looked up that somebody may have misspelt. Raises CommandError."""
+    audience, using = audience_of(options), options["using"]
+    if using is not None and using not in push_settings.backends:
+        known = ", ".join(map(repr, push_settings.backends)) or "none"
+        raise CommandError(f"{using!r} is not in PUSH_BACKENDS (there: {known}).", returncode=USAGE_ERROR)
+    if isinstance(audience, dict) and "user" in audience:
+        audience["user"] = [user_named(name).pk for name in audience["user"]]
+    if isinstance(audience, dict) and "group" in audience:
+        audience["group"] = [group_named(name) for name in audience["group"]]
+    return audience
 
 
 def _said(options: Mapping[str, Any]) -> tuple[PushMessage, dict[str, PushMessage]]:
@@ -96,12 +142,23 @@ def _said(options: Mapping[str, Any]) -> tuple[PushMessage, dict[str, PushMessag
     for name in ("title", "body", "data", "provider_options"):
         if options[name] is not None:
             fields[name] = options[name]
+    for names in (fields, *translations.values()):
+        _check_names(names)
     message = message_of(None, fields)
     spoken = {
         language.replace("_", "-").lower(): message_of(None, {**fields, **text})
         for language, text in translations.items()
     }
     return message, spoken
+
+
+def _check_names(fields: Mapping[str, Any]) -> None:
+    for name in fields:
+        if name not in _FIELDS:
+            raise InvalidMessage(f"There is no field {cut(name)!r}; there are: {', '.join(_FIELDS)}.")
+
+
+_FIELDS = (*FIELDS, "provider_options", "translations")
 
 
 def _as_time(value: datetime | timedelta | None) -> datetime | None:
@@ -116,7 +173,7 @@ def about(plan: Plan, would: Preview) -> Iterator[str]:
     said = plan.message.to_json()
     languages = f" (also: {', '.join(sorted(plan.translations))})" if plan.translations else ""
     yield f"Message   {words.title(said)}{languages}"
-    yield f"Audience  {would.audience}: {words.tokens(would.total)}"
+    yield f"Audience  {through(would.audience, would.using)}: {words.tokens(would.total)}"
     for part in would.parts:
         yield f"  {part.total:>12,} {part.alias}"
         if part.left_out:
@@ -125,7 +182,14 @@ def about(plan: Plan, would: Preview) -> Iterator[str]:
             yield f"               will be refused{f' ({language})' if language else ''}: {why}"
     if unconfigured := would.skipped.get("unknown_backend"):
         yield f"  {unconfigured:>12,} of aliases that are not in PUSH_BACKENDS: skipped"
+    yield from how(plan)
+
+
+def how(plan: Plan) -> Iterator[str]:
+    """Yield when and how it is sent."""
     more = plan.more
+    if more["name"]:
+        yield f"Name      {cut(more['name'])}"
     starts = words.here(plan.schedule) if plan.schedule else "now"
     ends = f", expires {words.typed(more['expires'])}" if more["expires"] else ""
     yield f"Starts    {starts}{ends}"
@@ -133,7 +197,7 @@ def about(plan: Plan, would: Preview) -> Iterator[str]:
         yield "          The audience is read then; the count may be another."
     if more["rate"]:
         yield f"Rate      {words.rate(more['rate'])}"
-    policy = words.on_unknown(more.get("on_unknown", ""), more.get("max_sends", 3))
+    policy = words.on_unknown(more["on_unknown"], more["max_sends"])
     yield f"Unknown   {policy}"
 
 

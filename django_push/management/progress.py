@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from django.db import Error as DatabaseTrouble
 
+from django_push.management.output import Quiet
 from django_push.management.stopping import write_error
-from django_push.management.waiting import paused, waiting
+from django_push.management.waiting import Wait, paused, waits
 from django_push.management.words import counted, span
-from django_push.models import Broadcast, Progress
+from django_push.models import Broadcast, LaneProgress, LaneStatus, Progress
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -125,6 +126,7 @@ class Watcher:
         self.row = row
         self.screen = screen
         self.meter = Meter()
+        self.lanes: defaultdict[str, Meter] = defaultdict(Meter)
         self._next = float("-inf")
 
     def __call__(self) -> None:
@@ -146,18 +148,29 @@ class Watcher:
     def _read(self, now: float) -> Picture:
         progress = self.row.progress
         self.meter.add(now, progress.told)
-        notes = list(paused(progress))
-        if now - self.meter.moved_at >= STALLED:
-            notes += waiting(self.row, progress)
+        running = [lane for lane in progress.lanes if lane.status == LaneStatus.RUNNING]
+        still = [lane for lane in running if self._stands_still(lane, now)]
+        found = [wait for lane in still for wait in waits(self.row, lane)]
         return Picture(
             name=f"broadcast {self.row.pk}",
             done=progress.told,
             total=progress.total,
             rate=self.meter.rate,
-            remaining=self.meter.remaining(progress.total - progress.told),
+            remaining=self._remaining(running, found),
             counts=", ".join(filter(None, (counted(progress.counts), *_rest(progress)))),
-            notes=tuple(notes),
+            notes=(*paused(progress), *(wait.why for wait in found)),
         )
+
+    def _stands_still(self, lane: LaneProgress, now: float) -> bool:
+        meter = self.lanes[lane.backend]
+        meter.add(now, lane.told)
+        return now - meter.moved_at >= STALLED
+
+    def _remaining(self, running: Sequence[LaneProgress], found: Sequence[Wait]) -> float | None:
+        """Return the seconds until all is done that is not paused: those of the longest wait at least."""
+        count = sum(lane.total - lane.told for lane in running)
+        left = self.meter.remaining(count) if count else None
+        return None if left is None else max([left, *(wait.seconds for wait in found)])
 
 
 def _rest(progress: Progress) -> Iterator[str]:
@@ -170,7 +183,7 @@ def screen_for(out: Any, *, is_silent: bool = False) -> Screen:
     """Return the best that the output can show: a bar needs a terminal, and the package rich."""
     if is_silent:
         return Screen()
-    stream: TextIO = getattr(out, "_out", out)
+    stream = getattr(out, "_out", out)
     is_capable = stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
     return Bar(stream) if is_capable and HAS_RICH else Lines(stream)
 
@@ -178,8 +191,8 @@ def screen_for(out: Any, *, is_silent: bool = False) -> Screen:
 class Lines(Screen):
     """A line every few seconds, for a log or a terminal without rich."""
 
-    def __init__(self, stream: TextIO, say: Callable[[str], object] = write_error) -> None:
-        self.stream = stream
+    def __init__(self, stream: Any, say: Callable[[str], object] = write_error) -> None:
+        self.stream = Quiet(stream)
         self.say = say
         self._at = float("-inf")
         self._last: tuple[Any, ...] = ()
@@ -191,24 +204,19 @@ class Lines(Screen):
             return
         self._at, self._last = now, what
         told = f"{picture.name}: {picture.figures}{picture.speed}"
-        self._write("; ".join(filter(None, (told, picture.counts, *picture.notes))))
+        line = "; ".join(filter(None, (told, picture.counts, *picture.notes)))
+        self.stream.write(f"{line}\n")
+        self.stream.flush()
 
     def stopping(self) -> None:
         self.say(STOPPING)
-
-    def _write(self, line: str) -> None:
-        try:
-            self.stream.write(f"{line}\n")
-            self.stream.flush()
-        except (OSError, ValueError):  # whoever has read it is gone; the broadcast goes on
-            self._at = float("inf")
 
 
 class Bar(Screen):
     """A bar that is drawn anew, with what is waited for below it. Drawn by a thread of rich's."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self.console = Console(file=_Quiet(stream), highlight=False)  # type: ignore[arg-type]
+    def __init__(self, stream: Any) -> None:
+        self.console = Console(file=Quiet(stream), highlight=False)  # type: ignore[arg-type]
         self.live = Live(self, console=self.console, refresh_per_second=4, redirect_stdout=False)
         self.picture: Picture | None = None
         self.is_stopping = False
@@ -234,31 +242,15 @@ class Bar(Screen):
             return ["…"]
         picture = self.picture
         stopping = (STOPPING,) if self.is_stopping else ()
-        head = f"{picture.name}: {picture.figures}{picture.speed}"
-        return [head, *filter(None, (picture.counts,)), *picture.notes, *stopping]
+        return [*self._head(picture), *filter(None, (picture.counts,)), *picture.notes, *stopping]
+
+    def _head(self, picture: Picture) -> list[str]:
+        """Return the figures, in two lines where one would be cut."""
+        figures = f"{picture.name}: {picture.figures}"
+        if len(figures) + len(picture.speed) <= self.console.width:
+            return [f"{figures}{picture.speed}"]
+        return [figures, *filter(None, (picture.speed.removeprefix(", "),))]
 
     def _bar(self) -> Iterator[Any]:
         if self.picture is not None:
             yield ProgressBar(total=max(1, self.picture.total), completed=self.picture.done, width=60)
-
-
-class _Quiet:
-    """A stream that swallows writes when its terminal is gone."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        try:
-            return self._stream.write(text)
-        except (OSError, ValueError):
-            return len(text)
-
-    def flush(self) -> None:
-        try:
-            self._stream.flush()
-        except (OSError, ValueError):
-            return
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)

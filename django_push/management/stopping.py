@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -78,6 +79,8 @@ class Stop:
 
 def write_error(text: str) -> None:
     """Write a line to the standard error, from within a signal too: no buffer, no lock."""
+    if sys.__stderr__ is None:  # it was closed at the start, and 2 is the number of something else by now
+        return
     try:
         os.write(2, f"{text}\n".encode())
     except OSError:

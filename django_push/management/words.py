@@ -10,6 +10,7 @@ from django.utils import timezone as clock
 from django.utils import translation
 
 from django_push.broadcasts.audiences import describe
+from django_push.broadcasts.preview import through
 from django_push.broadcasts.rows import database
 from django_push.management.explain import EXPLANATIONS
 from django_push.models import (
@@ -28,6 +29,20 @@ from django_push.outcomes import Outcome, cut
 DEAD = (Outcome.UNREGISTERED, Outcome.INVALID_TOKEN)
 #: How much of a message is shown.
 SHOWN = 60
+
+#: What must be put right before a lane that is paused for it can go on.
+_FIRST: dict[str, str] = {
+    PauseReason.CREDENTIALS: "put the key in the alias's OPTIONS right",
+    PauseReason.BACKEND: "put the alias in PUSH_BACKENDS right",
+    PauseReason.AUDIENCE: "make the audience readable (PUSH_AUDIENCES; --status tells why it is not)",
+    PauseReason.MESSAGE: "mend what cannot say the message (--status and the log tell)",
+    PauseReason.PERMISSION: "give its user the permission broadcast_push",
+}
+#: What is said of dead tokens where it is counted how many are deactivated still.
+_DEAD = {
+    Outcome.UNREGISTERED: "The app is no longer installed there.",
+    Outcome.INVALID_TOKEN: "That is no token of this provider.",
+}
 
 _RECEIPTS = {
     "ok": "handed over",
@@ -70,8 +85,13 @@ def at(value: datetime | None) -> str:
 
 def here(value: datetime) -> str:
     """Return a time that Django's clock has written, or somebody has typed, as a time of day here."""
+    return f"{clock.localtime(utc(value)):%Y-%m-%d %H:%M:%S %Z}"
+
+
+def utc(value: datetime) -> datetime:
+    """Return such a time in UTC: one that the clocks skip in spring is told by its real instant."""
     zoned = clock.make_aware(value) if clock.is_naive(value) else value
-    return f"{clock.localtime(zoned):%Y-%m-%d %H:%M:%S %Z}"
+    return zoned.astimezone(timezone.utc)
 
 
 def aware(value: datetime) -> datetime:
@@ -84,6 +104,23 @@ def reason(word: str) -> str:
     """Return why something is paused."""
     with translation.override("en"):
         return str(PauseReason(word).label) if word in PauseReason.values else cut(word)
+
+
+def remedy(row: Broadcast, progress: Progress) -> str:
+    """Return how to go on with what is paused, and what to put right before that."""
+    paused = [lane.pause_reason for lane in progress.lanes if lane.status == LaneStatus.PAUSED]
+    first = [_FIRST[why] for why in dict.fromkeys([row.pause_reason, *paused]) if why in _FIRST]
+    if not first:
+        return f"Go on with --resume {row.pk}."
+    return f"First {', and '.join(first)}; then go on with --resume {row.pk}."
+
+
+def database_failed(error: Exception, row: Broadcast | None = None) -> str:
+    """Return a line on a failure of the database, without its words: these may name hosts and users."""
+    line = f"The database failed ({type(error).__name__}): it is away or locked, or 'migrate' has not run."
+    if row is None:
+        return line
+    return f"{line} Go on with --resume {row.pk}; what was in flight is taken up when its lease ends."
 
 
 def counted(counts: Mapping[Outcome, int]) -> str:
@@ -129,12 +166,16 @@ def headline(row: Broadcast) -> str:
     return f"{name_of(row)} is {BroadcastStatus(row.status).value}{why}"
 
 
-def summary(row: Broadcast, progress: Progress) -> Iterator[str]:
-    """Yield what became of its tokens."""
+def summary(row: Broadcast, progress: Progress, deactivated: int | None = None) -> Iterator[str]:
+    """Yield what became of its tokens. ``deactivated`` of them are so still, if that was counted."""
+    explained = EXPLANATIONS if deactivated is None else EXPLANATIONS | _DEAD
     yield f"{headline(row)}: {progress.told:,} of {tokens(progress.total)}."
     counts = sorted(progress.counts.items(), key=lambda item: (-item[1], item[0].value))
     for outcome, count in counts:
-        yield f"  {count:>12,} {outcome.value.replace('_', ' ')}: {EXPLANATIONS[outcome]}"
+        yield f"  {count:>12,} {outcome.value.replace('_', ' ')}: {explained[outcome]}"
+    if deactivated is not None:
+        undo = f" --undo {row.pk} makes them active again." if deactivated else ""
+        yield f"  {deactivated:>12,} of the dead are deactivated by it now.{undo}"
     rest = {
         "unknown: they may have got it. --resend-unknown sends once more.": progress.unknown,
         "skipped: deleted, muted, dead or in other hands since.": progress.skipped,
@@ -150,9 +191,9 @@ def summary(row: Broadcast, progress: Progress) -> Iterator[str]:
             yield f"  {count:>12,} {what}"
 
 
-def detail(row: Broadcast, progress: Progress) -> Iterator[str]:
-    """Yield all that there is to know of one broadcast."""
-    yield from summary(row, progress)
+def detail(row: Broadcast, progress: Progress, deactivated: int | None = None) -> Iterator[str]:
+    """Yield all that there is to know of one broadcast; ``deactivated`` as for ``summary``."""
+    yield from summary(row, progress, deactivated)
     yield ""
     for label, value in _facts(row):
         if value:
@@ -164,7 +205,7 @@ def detail(row: Broadcast, progress: Progress) -> Iterator[str]:
 def _facts(row: Broadcast) -> Iterator[tuple[str, str]]:
     languages = ", ".join(sorted(row.translations))
     yield "message", title(row.message) + (f" (also: {languages})" if languages else "")
-    yield "audience", describe(row.audience) + (f"; through {row.using} alone" if row.using else "")
+    yield "audience", through(describe(row.audience), row.using)
     yield "key", cut(row.idempotency_key or "")
     by = f" by {cut(row.created_by_name)}" if row.created_by_name else ""
     yield "created", here(row.created) + by

@@ -10,6 +10,7 @@ from django_push import PushMessage, get_token_model, testing
 from django_push.broadcasts import preview as module
 from django_push.broadcasts.preview import preview
 from django_push.exceptions import InvalidAudience, InvalidPushBackend, UnsupportedOption
+from django_push.handler import push_backends
 from tests.sending.conftest import BACKENDS, make_tokens, token_name
 
 pytestmark = [pytest.mark.django_db]
@@ -70,6 +71,27 @@ class TestCounts:
         said = [(sample.locale, sample.language, sample.message["title"]) for sample in part.samples]
         assert said == [("de-AT", "de", "Hallo"), ("en", "", "Hello"), ("de", "de", "Hallo")]
 
+    def test_locales(self):
+        """Those of the tokens as they are, beside the texts that these come down to; in lines the largest."""
+        for locale in ("de", "de-AT", "de-AT", ""):
+            Token.objects.create(backend="other", token=f"x{Token.objects.count()}", locale=locale)
+        found = preview(HELLO, "everyone", translations={"de": HELLO})
+        [part] = found.parts
+        assert part.locales == {"de-AT": 2, "de": 1, "": 1}
+        assert part.languages == {"de": 3, "": 1}
+        by_locale, by_text = list(found.lines())[3:5]
+        assert set(by_locale.removeprefix("  by locale: ").split(", ")) == {"de-AT 2", "de 1", "none 1"}
+        assert by_text == "  by text: de 3, the default text 1"
+
+    def test_many_locales(self, monkeypatch):
+        """A line has the most frequent ones, and sums up the others."""
+        monkeypatch.setattr(module, "LISTED", 1)
+        for number, locale in enumerate(["de", "de", "\x1b[2J", "fr"]):
+            Token.objects.create(backend="other", token=f"x{number}", locale=locale)
+        found = preview(HELLO, "everyone")
+        assert list(found.lines())[3] == "  by locale: de 2, 2 others 2"
+        assert not any("\x1b" in line for line in found.lines())
+
     def test_filters_and_one_alias(self):
         """The audience is that of the broadcast, narrowed to one alias if it is."""
         make_gcm(platform="android")
@@ -77,7 +99,8 @@ class TestCounts:
         make_tokens(3, platform="ios")
         found = preview(HELLO, {"platform": "android"}, using="other")
         assert (found.total, [part.alias for part in found.parts]) == (3, ["other"])
-        assert found.audience == "platform android"
+        assert (found.audience, found.using) == ("platform android", "other")
+        assert next(found.lines()) == "Audience: platform android; through other alone"
         again = preview(HELLO, {"kind": "filters", "filters": {"platform": ["android"]}})
         assert (again.total, [part.alias for part in again.parts]) == (4, ["gcm", "other"])
 
@@ -130,9 +153,39 @@ class TestMessage:
         body = "Grüße " * 250  # so large that Expo gets it compressed
         [part] = preview(PushMessage(title="Hi", body=body), "everyone").parts
         [sample] = part.samples
-        assert [{"to": [row.masked], "title": "Hi", "body": body}] == json.loads(sample.payload)
+        said = {"to": [row.masked], "title": "Hi", "body": body, "tag": "broadcast-…"}
+        assert [said] == json.loads(sample.payload)
         assert sample.payload.startswith('[\n  {\n    "to"')
         assert "ü" in sample.payload
+
+    @pytest.mark.parametrize(
+        ("alias", "fields", "tag"),
+        [
+            ("other", {"title": "Hi"}, "broadcast-…"),
+            ("other", {"body": "Hi", "tag": "mine"}, "mine"),
+            ("other", {"data": {"a": 1}}, None),
+            ("gcm", {"title": gettext_lazy("Yes")}, "broadcast-…"),
+        ],
+    )
+    def test_tag(self, alias, fields, tag):
+        """What is shown has one, as when it is sent; what is silent and what has its own is left alone."""
+        Token.objects.create(backend=alias, token=GCM_TOKEN, locale="de")
+        [part] = preview(PushMessage(**fields), "everyone").parts
+        assert part.samples[0].message.get("tag") == tag
+
+    def test_tag_of_a_translation(self):
+        """It has one as well."""
+        make_tokens(1, backend="other", locale="de")
+        [part] = preview(HELLO, "everyone", translations={"de": PushMessage(title="Hallo")}).parts
+        assert part.samples[0].message == {"title": "Hallo", "tag": "broadcast-…"}
+
+    def test_tag_that_nobody_can_say(self, monkeypatch):
+        """Is not given, as when it is sent."""
+        make_tokens(1, backend="other")
+        backend = push_backends["other"]
+        monkeypatch.setattr(type(backend), "fields", backend.fields - {"tag"})
+        [part] = preview(HELLO, "everyone").parts
+        assert (part.left_out, part.samples[0].message) == ([], {"title": "Hello", "body": "World"})
 
     def test_payload_that_is_no_json(self, settings):
         """GCM's form is shown as it is."""
@@ -198,16 +251,21 @@ class TestWays:
         assert data == json.loads(json.dumps(data))
         assert [part["alias"] for part in data["parts"]] == ["expo", "gcm"]
         lines = list(found.lines())
-        assert lines[:4] == [
+        assert lines[:6] == [
             "Audience: everyone",
             "Tokens: 2",
             "Skipped (unknown_backend): 1",
-            "expo: 1 (de 1)",
+            "expo: 1",
+            "  by locale: de 1",
+            "  by text: de 1",
         ]
         assert "  will be refused (de): MessageTooBig: over 4096 bytes of keys and values" in lines
         assert f"  {row.masked} de" in lines
         assert "    will not be sent: MessageTooBig: over 4096 bytes of keys and values" in lines
-        assert "gcm: 1 (as it is 1)" in lines
+        assert lines[lines.index("gcm: 1") + 1 :][:2] == [
+            "  by locale: none 1",
+            "  by text: the default text 1",
+        ]
         assert any(line.startswith("  left out, for the provider cannot say it: link") for line in lines)
         assert not any("\n" in line for line in lines)
 

@@ -9,9 +9,11 @@ from django.contrib.auth.models import Permission
 from django.utils import timezone
 
 from django_push import broadcasts, get_token_model, testing
-from django_push.broadcasts import control
+from django_push.broadcasts import claims, control, rates
+from django_push.broadcasts.rows import batches, moment
 from django_push.management.commands import push_broadcast
 from django_push.models import (
+    BatchStatus,
     Broadcast,
     BroadcastLane,
     BroadcastStatus,
@@ -183,6 +185,57 @@ def test_what_others_wrote_is_one_printable_line(row):
     assert "lane a: paused: the provider refused our key ([2J no)" in push("--status", row.pk).out
 
 
+def test_nobody_sends_it(row):
+    """That is said with how it goes on, until somebody does or has said to."""
+    line = f"Nobody is sending it: --resume {row.pk} goes on here, push_tick hands it on."
+    assert f"  {line}\n" in push("--status", row.pk).out
+    assert push("--status", row.pk, "--json").json["waiting"] == [line]
+    control.stay_awake(row, -5)
+    assert line in push("--status", row.pk).out
+    control.stay_awake(row, 60)
+    assert line not in push("--status", row.pk).out
+    control.stay_awake(row, 0)
+    claims.claim(row, lane(row).pk, 2, 60)
+    assert line not in push("--status", row.pk).out
+    control.pause(row)
+    assert push("--status", row.pk, "--json").json["waiting"] == []
+
+
+def test_what_it_waits_for(row):
+    """Holds, blocks, leases and retries, by lane."""
+    control.stay_awake(row, 60)
+    rates.block("a", 58.4)
+    BroadcastLane.objects.filter(backend="b").update(hold_until=moment() + timedelta(seconds=40.4))
+    claims.claim(row, lane(row).pk, 2, 30.4)
+    claims.claim(row, lane(row).pk, 2, 30.4)
+    later = moment() + timedelta(seconds=20.4)
+    batch = batches().order_by("pk").first()
+    batches().filter(pk=batch.pk).update(status=BatchStatus.RETRY, due_at=later)
+    assert push("--status", row.pk, "--json").json["waiting"] == [
+        "a waits 58 s: the provider asked for it",
+        "a: 1 batch of another worker; if that is lost, its lease ends in 30 s",
+        "a: 2 tokens will be tried again in 20 s",
+        "b is left alone for 40 s: the provider did not answer",
+    ]
+
+
+def test_a_broadcast_of_newer_code(row):
+    """Is said to be one: this version sends none of it."""
+    Broadcast.objects.update(protocol=99)
+    out = push("--status", row.pk).out
+    assert "made by a newer version than this one" in out
+    assert "Nobody is sending it" not in out
+
+
+def test_a_planned_one_whose_time_has_come(shop):
+    """Waits for push_tick, and says so."""
+    send("--everyone", "--schedule", "+2h")
+    line = "push_tick starts it when it next runs"
+    assert line not in push("--status", latest().pk).out
+    Broadcast.objects.update(scheduled_at=moment() - timedelta(seconds=1))
+    assert line in push("--status", latest().pk).out
+
+
 def test_a_message_of_data_alone(shop):
     """Has no words to show."""
     broadcasts.broadcast("everyone", data={"a": 1}, start=False)
@@ -241,7 +294,20 @@ def test_resume_with_workers(row, queue):
     """Nothing is sent here, and they are asked for once."""
     push("--pause", row.pk)
     ran = push("--resume", row.pk, "--enqueue", "--workers", "2")
-    assert (ran.code, len(queue.asked), testing.outbox) == (0, 2, [])
+    job = ("drain_broadcast", {"broadcast": row.pk, "wake": 1})
+    assert (ran.code, queue.asked, testing.outbox) == (0, [job] * 2, [])
+
+
+@pytest.mark.parametrize("verb", ["--resume", "--resend-unknown"])
+@pytest.mark.parametrize(("args", "count"), [([], 3), (["--workers", "5"], 5)])
+def test_as_many_workers_as_it_has(shop, queue, verb, args, count):
+    """Unless it is given others, which are kept for push_tick."""
+    testing.answer("a-0", Outcome.UNKNOWN)
+    row = make(workers=3, on_unknown="skip")
+    if verb == "--resend-unknown":
+        push("--resume", row.pk)
+    ran = push(verb, row.pk, "--enqueue", "--no-input", *args)
+    assert (ran.code, len(queue.asked), latest().workers) == (0, count, count)
 
 
 def test_resuming_a_draft_starts_it(shop, person):
@@ -256,7 +322,8 @@ def test_a_planned_one_paused_and_resumed(shop):
     """It waits for its time again."""
     send("--everyone", "--schedule", "+2h")
     key = latest().pk
-    assert push("--pause", key).code == 0
+    ran = push("--pause", key)
+    assert (ran.code, "It will not start at its time. Go on with" in ran.out) == (0, True)
     ran = push("--resume", key)
     assert (ran.code, latest().status, testing.outbox) == (0, BroadcastStatus.SCHEDULED, [])
     assert "by push_tick" in ran.out
@@ -356,6 +423,51 @@ def test_undo_asks(shop, person):
     assert "1 token made active again." in ran.out
     ran = push("--undo", key, "--json")
     assert (ran.code, ran.json["reactivated"]) == (0, 0)
+
+
+def test_what_is_deactivated_still_is_counted(shop):
+    """After --undo the status does not claim what no longer holds."""
+    testing.answer("a-0", Outcome.UNREGISTERED)
+    testing.answer("b-0", Outcome.INVALID_TOKEN)
+    send("--everyone")
+    key = latest().pk
+    out = push("--status", key).out
+    assert f"2 of the dead are deactivated by it now. --undo {key} makes them active again." in out
+    push("--undo", key, "--no-input")
+    out = push("--status", key).out
+    assert "0 of the dead are deactivated by it now.\n" in out
+    assert "1 unregistered: The app is no longer installed there.\n" in out
+    assert "The token is deactivated" not in out
+
+
+@pytest.mark.parametrize(
+    ("reason", "first"),
+    [
+        (PauseReason.CREDENTIALS, "First put the key in the alias's OPTIONS right; then go on with"),
+        (PauseReason.BACKEND, "First put the alias in PUSH_BACKENDS right; then"),
+        (PauseReason.AUDIENCE, "First make the audience readable"),
+        (PauseReason.MESSAGE, "First mend what cannot say the message"),
+        (PauseReason.PERMISSION, "First give its user the permission broadcast_push; then"),
+        (PauseReason.DEAD_TOKENS, "Go on with"),
+    ],
+)
+def test_what_to_put_right_first(shop, reason, first):
+    """Is said before how to go on."""
+    row = make(key="k")
+    for alias in ("a", "b"):
+        control.pause_lane(row, alias, reason, "")
+    ran = send("--everyone", "--key", "k", "--name", "Sale")
+    assert (ran.code, first in ran.error) == (3, True), ran.error
+
+
+def test_all_that_is_to_put_right(shop):
+    """Where lanes are paused for different reasons."""
+    row = make(key="k")
+    control.pause_lane(row, "a", PauseReason.CREDENTIALS, "")
+    control.pause_lane(row, "b", PauseReason.BACKEND, "")
+    ran = send("--everyone", "--key", "k")
+    both = "put the key in the alias's OPTIONS right, and put the alias in PUSH_BACKENDS right"
+    assert f"First {both}; then go on with --resume {row.pk}." in ran.error
 
 
 def test_receipts_that_are_to_come_are_announced(shop):

@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import select
+import shlex
 import shutil
 import signal
 import subprocess
@@ -79,6 +80,7 @@ class Site:
 
     def __init__(self, directory, emulator):
         self.directory, self.emulator = directory, emulator
+        self.environment = environment(directory)
 
     def hurry(self):
         """Let a lease end after fifteen seconds: five deadlines of a request."""
@@ -86,7 +88,22 @@ class Site:
 
     def start(self, *args, **streams):
         arguments = [sys.executable, "-m", "django", *args]
-        return subprocess.Popen(arguments, env=environment(self.directory), cwd=self.directory, **streams)
+        return subprocess.Popen(arguments, env=self.environment, cwd=self.directory, **streams)
+
+    def shell(self, *args, redirect):
+        """Run a command by a shell that redirects a stream."""
+        line = f"{shlex.join([sys.executable, '-m', 'django', *args])} {redirect}"
+        found = subprocess.run(
+            ["sh", "-c", line],
+            check=False,
+            env=self.environment,
+            cwd=self.directory,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        return found.returncode, found.stdout, found.stderr
 
     def run(self, *args, stdin=subprocess.DEVNULL):
         process = self.start(*args, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -248,8 +265,64 @@ def test_whoever_reads_the_output_leaves(site):
     process.stdout.close()
     process.stdout = None
     process.communicate(timeout=60)
-    assert site.accepted.total() == TOKENS
+    assert (process.returncode, site.accepted.total()) == (0, TOKENS)
     assert site.status()["status"] == "done"
+
+
+# --- streams --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_narrow_encoding(site, encoding):
+    """Neither the help nor a broadcast fails for a character that it lacks."""
+    site.environment["PYTHONIOENCODING"] = encoding
+    for args in (["push_broadcast", "--help"], ["help", "push_broadcast"]):
+        code, out, err = site.run(*args)
+        assert (code, "\\u2026" in out, err) == (0, True, "")
+    code, out, err = site.run(*SEND, "--no-input", "--body", "…")
+    assert (code, "Hi / \\u2026" in out, err) == (0, True, "")
+    assert site.accepted.total() == TOKENS
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_stream_that_is_closed(site, closed, more):
+    """Is not missed; the other has what belongs to it."""
+    code, out, err = site.shell(
+        *SEND, "--no-input", *more, redirect={"stdout": ">&-", "stderr": "2>&-"}[closed]
+    )
+    assert (code, "Traceback" in err) == (0, False)
+    assert site.accepted.total() == TOKENS
+    if more and closed == "stderr":
+        assert json.loads(out)["broadcast"]["status"] == "done"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+@pytest.mark.parametrize(("more", "code", "sent"), [([], 1, 0), (["--json"], 0, TOKENS)])
+def test_a_disk_that_is_full(site, more, code, sent):
+    """Nothing is begun that is not finished."""
+    found, _, err = site.shell(*SEND, "--no-input", *more, redirect=">/dev/full")
+    assert (found, "cannot be written (No space left on device)" in err) == (code, True)
+    assert ("Traceback" in err, "Exception ignored" in err) == (False, False)
+    assert site.accepted.total() == sent
+
+
+def test_a_reader_of_the_status_who_leaves(site):
+    """Costs it neither a line nor its exit code."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = site.start("push_broadcast", "--status", stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (process.communicate(timeout=60)[1], process.returncode) == (b"", 0)
+
+
+def test_a_database_without_tables(site):
+    """Is one line."""
+    (site.directory / "db.sqlite3").write_bytes(b"")
+    for args in ([*SEND, "--no-input"], ["push_broadcast", "--status"], ["push_tick"]):
+        code, out, err = site.run(*args)
+        assert (code, out, err.count("\n")) == (1, "", 1)
+        assert "'migrate' has not run" in err
 
 
 # --- terminals ------------------------------------------------------------------------------------

@@ -174,6 +174,22 @@ def test_the_bar(monkeypatch):
         assert text in shown
 
 
+def test_a_narrow_bar(monkeypatch):
+    """Has the rate and the remaining time on a line of their own, where nothing cuts them."""
+    pytest.importorskip("rich")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "40")
+    out = Terminal()
+    with screen_for(OutputWrapper(out)) as screen:
+        screen.show(picture())
+        screen.live.refresh()
+    shown = without_colors(out.getvalue())
+    assert "broadcast 7: 1,200 of 10,000 (12 %)" in shown
+    assert "540/s, 16 s left" in shown
+    screen.show(picture(rate=None))
+    assert len(screen._lines()) == 2
+
+
 # --- what is read ---------------------------------------------------------------------------------
 
 
@@ -227,6 +243,68 @@ def test_what_it_waits_for_is_told_when_it_stands_still(row, clock):
         clock.now += 1.5
     lines = "b is paused: the provider refused our key (401)", "a waits 58 s: the provider asked for it"
     assert [p.notes for p in seen.pictures] == [lines[:1], lines[:1], lines]
+
+
+def seen_after(row, clock, act, seconds=3):
+    """Return what is shown when something happens each second."""
+    seen = Seen()
+    watcher = Watcher(row, seen)
+    for _ in range(seconds + 1):
+        watcher.look()
+        act()
+        clock.now += 1
+    return seen.pictures[-1]
+
+
+def done_each_second(row, alias, count=1):
+    """Let tokens of a lane get their verdict."""
+    lane = lanes().get(broadcast=row, backend=alias)
+
+    def act():
+        claim = claims.claim(row, lane.pk, count, 60)
+        batches().filter(pk=claim.batch).update(status=BatchStatus.DONE, pending=0, accepted=count)
+
+    return act
+
+
+def test_the_remaining_time_leaves_out_what_is_paused(row, clock):
+    """Its tokens are not sent by waiting."""
+    control.pause_lane(row, "b", PauseReason.CREDENTIALS, "401")
+    picture = seen_after(row, clock, done_each_second(row, "a"))
+    assert (picture.rate, picture.done, picture.remaining) == (1, 3, 2)
+
+
+def test_the_remaining_time_is_that_of_the_longest_wait(row, clock):
+    """At least: one lane waits while another goes on."""
+    rates.block("b", 58)
+    picture = seen_after(row, clock, done_each_second(row, "a"))
+    assert picture.remaining == pytest.approx(58, abs=1)
+    assert picture.notes == ("b waits 58 s: the provider asked for it",)
+
+
+@pytest.mark.parametrize(("seconds", "rate", "remaining"), [(5, 0.2, 58), (30, 0, None)])
+def test_the_remaining_time_while_all_wait(row, clock, seconds, rate, remaining):
+    """Is that of the wait at least, and none once it has lasted: how fast it will be then is not known."""
+    for alias in ("a", "b"):
+        rates.block(alias, 58.4)
+    act, more = done_each_second(row, "a"), [1]
+    picture = seen_after(row, clock, lambda: more and (more.pop(), act()), seconds)
+    assert (picture.rate, len(picture.notes)) == (rate, 2)
+    assert picture.remaining == (remaining and pytest.approx(remaining, abs=1))
+
+
+@pytest.mark.parametrize(("count", "remaining"), [(1, 4), (2, 60)])
+def test_a_lease_that_is_waited_for(row, clock, count, remaining):
+    """Counts where nothing else of the lane is left to be sent meanwhile."""
+    claims.claim(row, lanes().get(backend="b").pk, count + 1, 60)
+    picture = seen_after(row, clock, done_each_second(row, "a"), seconds=4)
+    assert picture.remaining == pytest.approx(remaining, abs=1)
+
+
+def test_no_remaining_time_at_the_end(row, clock):
+    """Nothing is left."""
+    broadcasts.cancel(row)
+    assert seen_after(row, clock, lambda: None).remaining is None
 
 
 # --- why it does not go on ------------------------------------------------------------------------

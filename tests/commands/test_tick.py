@@ -212,6 +212,13 @@ def test_a_last_act_that_takes_too_long_is_not_waited_for(monkeypatch):
     done.set()
 
 
+def test_a_standard_error_that_was_closed_at_the_start(monkeypatch, capfd):
+    """Is not written to: its number belongs to something else by now, perhaps to the database."""
+    monkeypatch.setattr("sys.__stderr__", None)
+    stopping.write_error("x")
+    assert capfd.readouterr().err == ""
+
+
 def test_the_clock_of_a_schedule(due):
     """A broadcast whose time has not come is left alone."""
     Broadcast.objects.update(scheduled_at=timezone.now() + timedelta(days=1))

@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import sys
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import BaseCommand, CommandError, OutputWrapper
+from django.core.management.base import CommandError
 from django.db import Error as DatabaseTrouble
 
 from django_push import broadcasts
-from django_push.broadcasts import rows
-from django_push.broadcasts.preview import Preview
+from django_push.broadcasts import control, rows
+from django_push.broadcasts.preview import Preview, through
 from django_push.dispatch.inline import InlineDispatcher
 from django_push.exceptions import PushError
 from django_push.management import options as given
 from django_push.management import words
-from django_push.management.planning import Plan, about, about_twin, plan_of
+from django_push.management.output import TalkingCommand, why_lost
+from django_push.management.planning import Plan, about, about_twin, how, plan_of
 from django_push.management.progress import Watcher, screen_for
 from django_push.management.running import Run, was_stopped
 from django_push.management.stopping import INTERRUPTED
+from django_push.management.waiting import standing
 from django_push.models import (
     PROTOCOL,
     Broadcast,
     BroadcastStatus,
     LaneStatus,
     PauseReason,
+    Progress,
     ReceiptBatch,
     TokenStatus,
     get_token_model,
 )
-from django_push.wake import get_dispatcher, wake
+from django_push.wake import get_dispatcher
 
 logger = logging.getLogger("django_push")
 
@@ -44,7 +45,7 @@ PAUSED, UNCLEAR, ENDED = 3, 4, 5
 LISTED = 20
 
 
-class Command(BaseCommand):
+class Command(TalkingCommand):
     help = (
         "Send a message to many. Name what to say and who gets it: it says how many that are, and asks\n"
         "before it sends. Whatever happens to this process, --resume goes on where it was."
@@ -52,6 +53,7 @@ class Command(BaseCommand):
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> Any:
         kwargs |= {"usage": given.USAGE, "epilog": given.EXAMPLES, "formatter_class": given.Formatter}
+        kwargs["allow_abbrev"] = False  # --resume is not to be --resend-unknown by a slip
         parser = super().create_parser(prog_name, subcommand, **kwargs)
         given.show_last(parser, "options")
         return parser
@@ -60,17 +62,21 @@ class Command(BaseCommand):
         given.add(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        self.options = options
+        self.options, self.run = options, Run()
         action = given.action_of(options)
         act: Callable[[], None] = getattr(self, f"_{action}" if action else "_send")
         try:
             act()
         except (PushError, ImproperlyConfigured) as error:
-            raise CommandError(str(error)) from None
+            raise CommandError(f"{error}{self._draft_left()}") from None
+        except DatabaseTrouble as error:
+            raise CommandError(words.database_failed(error, self.run.row)) from None
+        except Broadcast.DoesNotExist:
+            name = words.name_of(self.run.row) if self.run.row else "The broadcast"
+            raise CommandError(f"{name} was deleted.") from None
         except KeyboardInterrupt:
-            raise CommandError("Stopped.", returncode=INTERRUPTED) from None
-        except BrokenPipeError:  # as with "| head"
-            raise CommandError("Nobody reads the output any more.") from None
+            raise CommandError(f"Stopped.{self._stopped_at(action)}", returncode=INTERRUPTED) from None
+        self._check_written()
 
     # --- a new one --------------------------------------------------------------------------------
 
@@ -82,26 +88,30 @@ class Command(BaseCommand):
             return
         twin, would = plan.twin(), plan.preview()
         if self.options["dry_run"]:
-            self._show_preview(would, twin)
+            self._show_preview(plan, would, twin)
+            self._check(would, plan)
             return
         self._check(would, plan)
         if not would.total and plan.schedule is None:
-            self._say(f"Nobody is in the audience ({would.audience}). Nothing is sent.")
+            audience = through(would.audience, would.using)
+            self._say(f"Nobody is in the audience ({audience}). Nothing is sent.")
             self._put({"broadcast": None, "tokens": 0})
             return
         self._confirm(plan, would, twin)
-        created = plan.create()
-        if created.status != BroadcastStatus.DRAFT:  # somebody was first with the same key
-            self._go_on_with(created)
-            return
-        self._begin(created)
+        with self.run:
+            self.run.row = created = plan.create()
+            if created.status == BroadcastStatus.DRAFT:
+                self._begin(created)
+                return
+        self._go_on_with(created)  # somebody was first with the same key
 
-    def _show_preview(self, would: Preview, twin: Broadcast | None) -> None:
+    def _show_preview(self, plan: Plan, would: Preview, twin: Broadcast | None) -> None:
+        self._tell(how(plan))
         self._tell(would.lines())
         if twin is not None:
             self._say(about_twin(twin))
         self._say("A dry run: nothing was sent or written.")
-        self._put({"dry_run": True, "twin": twin and twin.pk, **would.as_json()})
+        self._put({"dry_run": True, "twin": twin and twin.pk, "plan": plan.as_json(), **would.as_json()})
 
     def _check(self, would: Preview, plan: Plan) -> None:
         """Refuse what would reach nobody. Raises CommandError."""
@@ -120,6 +130,7 @@ class Command(BaseCommand):
         if twin is not None and not is_asked and not self.options["allow_repeat"]:
             raise CommandError(f"{about_twin(twin)} Nothing was sent. (--allow-repeat sends it.)")
         self._tell(about(plan, would))
+        self._check_heard("Nothing was sent.")
         while is_asked:
             if twin is not None:
                 self._say(about_twin(twin))
@@ -133,13 +144,6 @@ class Command(BaseCommand):
         """Start a draft, or leave it to its time."""
         if not broadcasts.begin(row, workers=0):
             row.refresh_from_db()
-        if row.status == BroadcastStatus.SCHEDULED:
-            self._say(
-                f"{words.name_of(row)} starts at {words.at(row.scheduled_at)}. push_tick starts it, so have "
-                "that run by then: from cron, or with --loop."
-            )
-            self._put_row(row)
-            return
         self._go(row)
 
     def _go_on_with(self, row: Broadcast) -> None:
@@ -150,37 +154,43 @@ class Command(BaseCommand):
             self._put_row(row)
         elif row.status == BroadcastStatus.DRAFT:
             self._ask_if_asked("Start it?")
-            self._begin(row)
+            with self.run.of(row):
+                self._begin(row)
         elif row.status == BroadcastStatus.PAUSED and (self.options["interactive"] or was_stopped(row)):
             self._ask_if_asked("Go on?")
-            broadcasts.resume(row, workers=0)
-            self._go(row)
-        elif row.status == BroadcastStatus.RUNNING:
-            self._go(row)
-        elif row.status == BroadcastStatus.SCHEDULED:
-            self._say(f"It starts at {words.at(row.scheduled_at)}.")
-            self._put_row(row)
+            with self.run.of(row):
+                broadcasts.resume(row, workers=0)
+                self._go(row)
         else:
-            self._end(row)
+            with self.run.of(row):
+                self._go(row)
 
     # --- sending ----------------------------------------------------------------------------------
 
     def _go(self, row: Broadcast) -> None:
-        """Send what is left: here, or through workers."""
+        """Send what is left: here, or through workers; then say how it stands. For use within a run."""
+        self.run.heed()
         if row.status == BroadcastStatus.SCHEDULED:
-            self._say(f"{words.headline(row)}: it starts at {words.at(row.scheduled_at)}, by push_tick.")
-            self._put_row(row)
-        elif row.status != BroadcastStatus.RUNNING:
-            self._end(row)
-        elif self.options["enqueue"]:
+            self._say(
+                f"{words.headline(row)}. It starts at {words.at(row.scheduled_at)}, by push_tick: have that "
+                "run by then, from cron or with --loop."
+            )
+        elif row.status == BroadcastStatus.RUNNING and self.options["enqueue"]:
             self._enqueue(row)
-        else:
+        elif row.status == BroadcastStatus.RUNNING:
             self._drain(row)
+        self.run.heed()
+        if row.status in (BroadcastStatus.SCHEDULED, BroadcastStatus.RUNNING):
+            self._put_row(row)
+        else:
+            self._end(row)
 
     def _enqueue(self, row: Broadcast) -> None:
-        self._say(self._wake(row, self.options["workers"] or 1))
+        workers = self.options["workers"] or row.workers
+        if workers != row.workers:  # push_tick asks for as many, too
+            rows.broadcasts().filter(pk=row.pk).update(workers=workers)
+        self._say(self._wake(row, workers))
         self._say(f"Look at it with: push_broadcast --status {row.pk}")
-        self._put_row(row)
 
     def _wake(self, row: Broadcast, workers: int) -> str:
         """Ask for workers, and say what came of it. None is needed: push_tick finds the broadcast."""
@@ -190,8 +200,7 @@ class Command(BaseCommand):
                     f"{words.name_of(row)} is left to push_tick: PUSH_DISPATCHER is the inline one, and has "
                     "no workers. Each run of push_tick sends for a minute, --loop until it is done."
                 )
-            for _ in range(workers):
-                wake("drain_broadcast", {"broadcast": row.pk})
+            control.ask_for_workers(row.pk, workers)
         except Exception as error:
             logger.exception("broadcast %s: no worker was woken", row.pk)
             return (
@@ -205,20 +214,7 @@ class Command(BaseCommand):
         if row.protocol > PROTOCOL:
             raise CommandError(f"{words.name_of(row)} was made by a newer version than this one.")
         screen = screen_for(self._out, is_silent=not self.options["verbosity"])
-        run = Run(row, screen.stopping)
-        try:
-            watcher = Watcher(row, screen)
-            with screen, run.stop:
-                run.drain(watcher)
-                watcher.look()
-        except DatabaseTrouble as error:
-            raise CommandError(
-                f"The database is away ({type(error).__name__}). Go on with --resume {row.pk}; what was in "
-                "flight is taken up when its lease ends."
-            ) from None
-        except Broadcast.DoesNotExist:
-            raise CommandError(f"Broadcast {row.pk} was deleted.") from None
-        self._end(row)
+        self.run.drain(Watcher(row, screen))
 
     def _end(self, row: Broadcast) -> None:
         """Say how a broadcast ended, in words and by the exit code."""
@@ -226,7 +222,7 @@ class Command(BaseCommand):
         self._tell(words.summary(row, progress))
         self._put_row(row)
         if row.status == BroadcastStatus.PAUSED:
-            _fail(f"{words.headline(row)}. Go on with --resume {row.pk}.", PAUSED)
+            _fail(f"{words.headline(row)}. {words.remedy(row, progress)}", PAUSED)
         if row.status in (BroadcastStatus.CANCELLED, BroadcastStatus.EXPIRED):
             _fail(f"{words.headline(row)}.", ENDED)
         if unclear := words.unclear(progress):
@@ -244,15 +240,23 @@ class Command(BaseCommand):
             self._put({"broadcasts": [words.as_json(*pair) for pair in found]})
             return
         row = self._row()
-        self._tell(words.detail(row, row.progress))
-        self._put_row(row)
+        progress = row.progress
+        why = list(standing(row, progress))
+        if not self.options["json"]:  # which a monitor asks for often: spare it the count
+            self._tell(words.detail(row, progress, _deactivated(row, progress)))
+            self._tell(f"  {line}" for line in why)
+        self._put({"broadcast": words.as_json(row, progress), "waiting": why})
 
     def _pause(self) -> None:
         row, lane = self._row(), self._lane()
         self._refuse_final(row, "pause")
         changed = broadcasts.pause(row, lane=lane)
         row.refresh_from_db()
-        what = "What is in flight is finished and counted." if changed else "Nothing of it was running."
+        what = "What is in flight is finished and counted."
+        if not changed:
+            what = "Nothing of it was running."
+        elif row.started_at is None:
+            what = "It will not start at its time."
         self._told(row, f"{what} Go on with --resume {row.pk}.")
 
     def _cancel(self) -> None:
@@ -271,19 +275,20 @@ class Command(BaseCommand):
         self._refuse_final(row, "resume")
         if row.status == BroadcastStatus.DRAFT:
             self._ask_if_asked("It was never started. Start it?")
-            self._begin(row)
+            with self.run.of(row):
+                self._begin(row)
             return
         for paused in row.progress.lanes:
             if paused.status == LaneStatus.PAUSED and lane in ("", paused.backend):
                 self._say(f"{paused.backend} was paused: {words.reason(paused.pause_reason)}.")
                 if paused.pause_reason != PauseReason.OPERATOR:
                     self._ask_if_asked(f"Go on with {paused.backend}?")
-        if lane and not broadcasts.resume(row, lane=lane, workers=0):
-            self._say(f"The lane {lane} was not paused.")
-        elif not lane:
-            broadcasts.resume(row, workers=0)
-        row.refresh_from_db()
-        self._go(row)
+        with self.run.of(row):
+            resumed = broadcasts.resume(row, lane=lane, workers=0)
+            if lane and not resumed:
+                self._say(f"The lane {lane} was not paused.")
+            row.refresh_from_db()
+            self._go(row)
 
     def _resend_unknown(self) -> None:
         row, lane = self._row(), self._lane()
@@ -295,16 +300,15 @@ class Command(BaseCommand):
             f"Send once more to {words.tokens(unknown)} that may have got it? Each may get a second copy."
         )
         self._ask_if_asked(question)
-        count = broadcasts.resend_unknown(row, lane=lane, workers=0)
-        row.refresh_from_db()
-        self._say(f"{words.tokens(count)} will be sent to again.")
-        self._go(row)
+        with self.run.of(row):
+            count = broadcasts.resend_unknown(row, lane=lane, workers=0)
+            row.refresh_from_db()
+            self._say(f"{words.tokens(count)} will be sent to again.")
+            self._go(row)
 
     def _undo(self) -> None:
         row = self._row()
-        dead = (TokenStatus.UNREGISTERED, TokenStatus.INVALID)
-        found = get_token_model()._base_manager.using(rows.database())
-        count = found.filter(status__in=dead, status_source=row.source).count()
+        count = _deactivated_by(row)
         if count:
             self._ask_if_asked(f"Make {words.tokens(count)} active again that it has deactivated?")
         undone = broadcasts.undo_deactivations(row) if count else 0
@@ -331,19 +335,25 @@ class Command(BaseCommand):
 
     # --- talking ----------------------------------------------------------------------------------
 
-    @property
-    def _out(self) -> OutputWrapper:
-        """Where words go: not among the JSON."""
-        return self.stderr if self.options["json"] else self.stdout
+    def _check_written(self) -> None:
+        """Say that what was asked for could not be shown; a broadcast that was sent keeps its exit code."""
+        if self.lost is None or isinstance(self.lost, BrokenPipeError):  # as with "| head"
+            return
+        if self.run.row is None:
+            raise CommandError(why_lost(self.lost))
+        self.stderr.write(why_lost(self.lost))
 
-    def _say(self, line: str) -> None:
-        self._out.write(line, style_func=str)
-        self._out.flush()
+    def _stopped_at(self, action: str) -> str:
+        """Return what is left by Ctrl-C outside of the run: before there is a broadcast, or after its end."""
+        if self.run.row is not None:
+            return f" See --status {self.run.row.pk}."
+        return "" if action else " Nothing was sent."
 
-    def _tell(self, lines: Iterable[str]) -> None:
-        if not self.options["json"]:
-            for line in lines:
-                self._say(line)
+    def _draft_left(self) -> str:
+        row = self.run.row
+        if row is None or row.status != BroadcastStatus.DRAFT:
+            return ""
+        return f" Broadcast {row.pk} is left as a draft: nothing was sent."
 
     def _told(self, row: Broadcast, more: str) -> None:
         self._say(f"{words.headline(row)}. {more}")
@@ -352,33 +362,20 @@ class Command(BaseCommand):
     def _put_row(self, row: Broadcast) -> None:
         self._put({"broadcast": words.as_json(row, row.progress)})
 
-    def _put(self, value: object) -> None:
-        if self.options["json"]:
-            self.stdout.write(json.dumps(value, default=str))
-
-    def _ask_if_asked(self, question: str) -> None:
-        if self.options["interactive"]:
-            self._ask(question, "Nothing was changed.")
-
-    def _ask(self, question: str, otherwise: str) -> None:
-        """Return if the answer is yes. Raises CommandError."""
-        if sys.stdin is None or not sys.stdin.isatty():
-            raise CommandError(
-                f"{otherwise} There is no terminal to ask at: give --no-input to go ahead unasked."
-            )
-        try:
-            self._out.write(f"{question} [y/N] ", ending="", style_func=str)
-            self._out.flush()
-            answer = sys.stdin.readline()
-        except KeyboardInterrupt:
-            self._say("")
-            raise CommandError(otherwise, returncode=INTERRUPTED) from None
-        if answer.strip().lower() not in ("y", "yes"):
-            raise CommandError(otherwise)
-
 
 def _has_receipts(row: Broadcast) -> bool:
     return ReceiptBatch.objects.using(rows.database()).filter(broadcast_id=row.pk).exists()
+
+
+def _deactivated(row: Broadcast, progress: Progress) -> int | None:
+    """Return how many tokens it has deactivated that are so still; None if it has found none dead."""
+    return _deactivated_by(row) if any(progress.counts[outcome] for outcome in words.DEAD) else None
+
+
+def _deactivated_by(row: Broadcast) -> int:
+    dead = (TokenStatus.UNREGISTERED, TokenStatus.INVALID)
+    tokens = get_token_model()._base_manager.using(rows.database())
+    return tokens.filter(status__in=dead, status_source=row.source).count()
 
 
 def _fail(text: str, code: int) -> NoReturn:

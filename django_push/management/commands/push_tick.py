@@ -8,7 +8,7 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db import Error as DatabaseTrouble
 from django.db import close_old_connections
 
@@ -17,7 +17,9 @@ from django_push.broadcasts.draining import BUDGET, LINGER
 from django_push.broadcasts.ticking import wake_all
 from django_push.dispatch.inline import InlineDispatcher
 from django_push.exceptions import PushError
+from django_push.management import words
 from django_push.management.arguments import number
+from django_push.management.output import SteadyCommand, why_lost
 from django_push.management.stopping import Stop, write_error
 from django_push.wake import get_dispatcher
 
@@ -27,7 +29,7 @@ logger = logging.getLogger("django_push")
 LEAST_PAUSE = 0.1
 
 
-class Command(BaseCommand):
+class Command(SteadyCommand):
     help = (
         "Do what is due: start planned broadcasts, go on with those that nobody sends, end those whose time "
         "has run out, ask for receipts, and delete old batches and problems. Run it every minute (cron), or "
@@ -55,9 +57,17 @@ class Command(BaseCommand):
         self.stop = Stop(on_first=lambda: write_error(say))
         with self.stop:
             if options["loop"] is None:
-                self._run()
+                self._run_once()
             else:
                 self._run_on(float(options["loop"]))
+
+    def _run_once(self) -> None:
+        try:
+            self._run()
+        except DatabaseTrouble as error:
+            raise CommandError(words.database_failed(error)) from None
+        if self.lost is not None and not isinstance(self.lost, BrokenPipeError):
+            raise CommandError(why_lost(self.lost))
 
     def _run_on(self, seconds: float) -> None:
         while not self.stop.asked:
