@@ -25,7 +25,7 @@ from django_push.handler import Channel, push_backends
 from django_push.message import PushMessage
 from django_push.models import COUNTED, Broadcast, LaneStatus, PauseReason, instant
 from django_push.outcomes import Outcome, Target, Ticket
-from django_push.sending.texts import DOUBT_FROM, DOUBT_SHARE, Texts
+from django_push.sending.texts import DOUBT_FROM, DOUBT_SHARE, Texts, tagged
 from django_push.wake import schedule_receipt_check
 from django_push.wire import Parsed, Reply, Request
 
@@ -134,11 +134,10 @@ class LaneDrainer:
             return None
         try:
             personalize = import_string(broadcast.personalize) if broadcast.personalize else None
-            spoken = {
-                language: _collapsing(said, broadcast, channel) for language, said in translations.items()
-            }
-            said = _collapsing(message, broadcast, channel)
-            texts = Texts(said, [channel.backend], personalize, spoken, is_checked=True)
+            backend, tag = channel.backend, f"broadcast-{broadcast.pk}"
+            spoken = {language: tagged(said, tag, backend) for language, said in translations.items()}
+            said = tagged(message, tag, backend)
+            texts = Texts(said, [backend], personalize, spoken, is_checked=True)
         except (OperationalError, InterfaceError):
             raise
         except Exception as error:  # the site's module may raise anything when it is imported
@@ -509,11 +508,3 @@ def _expires(broadcast: Broadcast) -> float:
         return float("inf")
     left = instant(broadcast.expires_at, database()) - moment()
     return time.monotonic() + left.total_seconds()
-
-
-def _collapsing(said: PushMessage, broadcast: Broadcast, channel: Channel) -> PushMessage:
-    """Let a second copy replace the first on the phone, where nothing else is said."""
-    is_shown = said.title is not None or said.body is not None
-    if said.tag is not None or not is_shown or "tag" not in channel.backend.fields:
-        return said
-    return dataclasses.replace(said, tag=f"broadcast-{broadcast.pk}")

@@ -21,7 +21,7 @@ from django_push.broadcasts.audiences import LIST, chosen, counts, describe, spe
 from django_push.handler import push_backends
 from django_push.message import PushMessage
 from django_push.outcomes import Target, TargetKind, cut, mask
-from django_push.sending.texts import Personalize, Texts
+from django_push.sending.texts import Personalize, Texts, tagged
 from django_push.wire import Request
 
 #: How many tokens of an alias are shown, and among how many of the first other languages are looked for.
@@ -212,16 +212,8 @@ def _part(alias: str, found: _Found, said: _Said) -> Part:
 
 def _texts(said: _Said, backend: BasePushBackend) -> Texts:
     """Return what is said through one backend, as it is when it is sent."""
-    spoken = {language: _tagged(message, backend) for language, message in said.translations.items()}
-    return Texts(_tagged(said.message, backend), [backend], said.personalize, spoken, is_checked=True)
-
-
-def _tagged(message: PushMessage, backend: BasePushBackend) -> PushMessage:
-    """Give what is shown without a tag one, as ``LaneDrainer`` does: a second copy replaces the first."""
-    is_shown = message.title is not None or message.body is not None
-    if message.tag is not None or not is_shown or "tag" not in backend.fields:
-        return message
-    return dataclasses.replace(message, tag=TAG)
+    spoken = {language: tagged(message, TAG, backend) for language, message in said.translations.items()}
+    return Texts(tagged(said.message, TAG, backend), [backend], said.personalize, spoken, is_checked=True)
 
 
 def _various(pool: Sequence[Target], texts: Texts) -> list[Target]:

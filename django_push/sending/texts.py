@@ -36,6 +36,17 @@ DOUBT_FROM = 10
 DOUBT_SHARE = 0.2
 
 
+def tagged(message: PushMessage, tag: str, backend: BasePushBackend) -> PushMessage:
+    """Give what is shown without a tag this one, where the backend can say it.
+
+    A second copy, if there has to be one, then replaces the first on the phone.
+    """
+    is_shown = message.title is not None or message.body is not None
+    if message.tag is not None or not is_shown or "tag" not in backend.fields:
+        return message
+    return dataclasses.replace(message, tag=tag)
+
+
 class Texts:
     """The message of one call, and by language what stands in its place.
 
