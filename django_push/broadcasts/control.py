@@ -55,6 +55,8 @@ logger = logging.getLogger("django_push")
 
 #: After these a lane that is resumed is not paused for the same again.
 _BREAKERS = (PauseReason.DEAD_TOKENS, PauseReason.REFUSED)
+#: For how long a woken broadcast is left to the workers that were asked for. Seconds.
+AWAKE_FOR = 60.0
 #: A dispatcher that takes so long has done the work itself, here, and need not be asked again. Seconds.
 LONG = 10.0
 _OPEN_LANES = (LaneStatus.WAITING, LaneStatus.RUNNING, LaneStatus.PAUSED)
@@ -188,14 +190,19 @@ def ask_for_workers(broadcast: int, count: int) -> None:
     more of them. Raises whatever the dispatcher does.
     """
     rows = broadcasts().filter(pk=broadcast)
+    until = moment() + timedelta(seconds=AWAKE_FOR)
     with brief_transaction(database()):
-        rows.update(wake_no=F("wake_no") + 1)
+        rows.update(wake_no=F("wake_no") + 1, awake_until=until)
         number = rows.values_list("wake_no", flat=True).first()
     began = time.monotonic()
-    for _ in range(count):
-        wake("drain_broadcast", {"broadcast": broadcast, "wake": number})
-        if time.monotonic() - began > LONG:
-            return
+    try:
+        for _ in range(count):
+            wake("drain_broadcast", {"broadcast": broadcast, "wake": number})
+            if time.monotonic() - began > LONG:
+                return
+    except Exception:
+        rows.update(awake_until=None)  # push_tick may have it at once
+        raise
 
 
 def resume(broadcast: Broadcast, *, lane: str = "", workers: int | None = None) -> bool:

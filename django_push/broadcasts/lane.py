@@ -388,11 +388,12 @@ class LaneDrainer:
         if not parsed.resend and [t.target for t in parsed.tickets] == request.targets:
             yield from parsed.tickets
             return
-        told = {ticket.target: ticket for ticket in parsed.tickets}
-        again = {target for resent in parsed.resend for target in resent.targets}
+        # By key: a target that is sent again may know its project by now.
+        told = {ticket.pk: ticket for ticket in parsed.tickets}
+        again = {target.pk for resent in parsed.resend for target in resent.targets}
         for target in request.targets:
-            if target not in again:
-                yield told.get(target) or self.backend.ticket(target, _UNSAID)
+            if target.pk not in again:
+                yield told.get(target.pk) or self.backend.ticket(target, _UNSAID)
 
     def _listen(self, said: Mapping[Outcome, Ticket]) -> None:
         """Heed what the provider says of us, not of a token."""

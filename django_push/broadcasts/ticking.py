@@ -39,8 +39,6 @@ from django_push.tokens.writing import brief_transaction
 
 #: For how long batches of an ended broadcast, and problems, are kept.
 KEEP = timedelta(days=30)
-#: For how long a woken broadcast is left to the worker that was asked for. Seconds.
-AWAKE_FOR = 60.0
 #: How many broadcasts one run looks at for pruning.
 MOST_PRUNED = 100
 
@@ -118,7 +116,7 @@ def _apart(act: Callable[[Broadcast], bool]) -> Callable[[Broadcast], bool]:
 
 def _look_after(row: Broadcast, look_after: Callable[[int], object]) -> bool:
     """Have a broadcast sent; what fails is logged, and keeps nothing else that is due from being done."""
-    control.stay_awake(row, AWAKE_FOR)
+    control.stay_awake(row, control.AWAKE_FOR)
     try:
         look_after(row.pk)
     except Exception as error:  # a queue's library may raise anything

@@ -6,12 +6,12 @@ from datetime import timedelta
 import pytest
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Permission
-from django.db import OperationalError
+from django.db import OperationalError, connection
 from django.db.models import F
 from django.utils import timezone as clock
 
 from django_push import Outcome, testing
-from django_push.broadcasts import control, prune, tick, ticking
+from django_push.broadcasts import control, prune, tick
 from django_push.models import (
     BatchStatus,
     Broadcast,
@@ -149,6 +149,73 @@ def everybody(tokens):
     return tokens
 
 
+@pytest.fixture
+def two_due(queue):
+    """Two scheduled broadcasts whose time has come, the first of which cannot be started."""
+    make_tokens(1)
+    found = scheduled(title="One"), scheduled(title="Two")
+    let_its_time_come(*found)
+    return found
+
+
+def fails_for(made, verb, error):
+    """Return a verb that fails for one broadcast."""
+
+    def attempt(broadcast, *args):
+        if getattr(broadcast, "pk", broadcast) == made.pk:
+            raise error
+        return verb(broadcast, *args)
+
+    return attempt
+
+
+REFUSED = OperationalError("canceling statement due to lock timeout")
+
+
+def test_a_start_whose_statement_is_called_off(two_due, monkeypatch, caplog):
+    """The database is there: others are started, and this one at the next tick."""
+    first, second = two_due
+    with monkeypatch.context() as patch:
+        patch.setattr(control, "start", fails_for(first, control.start, REFUSED))
+        assert tick().started == 1
+    assert f"broadcast {first.pk}: what is due could not be done" in caplog.text
+    assert (reloaded(first).status, reloaded(second).status) == ("scheduled", "running")
+    assert tick().started == 1
+
+
+def test_an_expiry_whose_statement_is_called_off(two_due, monkeypatch):
+    """The same of what is to be ended."""
+    first, second = two_due
+    Broadcast.objects.update(expires_at=F("scheduled_at"))
+    with monkeypatch.context() as patch:
+        patch.setattr(control, "expire", fails_for(first, control.expire, REFUSED))
+        assert tick().expired == 1
+    assert reloaded(second).status == BroadcastStatus.EXPIRED
+    assert tick().expired == 1
+
+
+def test_a_broker_in_the_database_whose_statement_is_called_off(two_due, monkeypatch):
+    """The same of the worker that is asked for: the other has one, and this one at the next tick."""
+    first, second = two_due
+    assert tick().woken == 2
+    Broadcast.objects.update(awake_until=None)
+    asked = []
+    assert tick(look_after=fails_for(first, asked.append, REFUSED)).woken == 1
+    assert tick(look_after=asked.append).woken == 1
+    assert asked == [second.pk, first.pk]
+
+
+def test_a_database_that_is_lost_at_a_start(two_due, monkeypatch):
+    """Nothing more can be done: that is said, not logged for each of them."""
+    first, _ = two_due
+    monkeypatch.setattr(control, "start", fails_for(first, control.start, REFUSED))
+    monkeypatch.setattr(connection, "is_usable", lambda: False)
+    with pytest.raises(OperationalError):
+        tick()
+    with pytest.raises(OperationalError):
+        tick(look_after=fails_for(first, lambda pk: None, REFUSED))
+
+
 # --- stranded -------------------------------------------------------------------------------------
 
 
@@ -158,9 +225,22 @@ def test_two_ticks_do_not_wake_twice(queue):
     made = started()
     assert tick().woken == 1
     assert tick().woken == 0
-    Broadcast.objects.update(awake_until=F("awake_until") - timedelta(seconds=ticking.AWAKE_FOR))
+    Broadcast.objects.update(awake_until=F("awake_until") - timedelta(seconds=control.AWAKE_FOR))
     assert tick().woken == 1
     assert queue == [("drain_broadcast", made.pk)] * 2
+
+
+def test_a_tick_right_after_a_start(queue, monkeypatch):
+    """Whoever was just asked for is waited for, unless the queue was away."""
+    make_tokens(1)
+    made = started()
+    control.ask_for_workers(made.pk, 1)
+    assert (len(queue), tick().woken) == (1, 0)
+    monkeypatch.setattr(Queue, "is_away", True)
+    with pytest.raises(RuntimeError):
+        control.ask_for_workers(made.pk, 1)
+    monkeypatch.setattr(Queue, "is_away", False)
+    assert (tick().woken, len(queue)) == (1, 2)
 
 
 def test_a_worker_that_is_gone(queue):

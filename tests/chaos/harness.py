@@ -54,7 +54,7 @@ TIMINGS = {
     "broadcasts.draining.AWAKE": 1.0,
     "broadcasts.draining.BUDGET": 2.0,
     "broadcasts.draining.LINGER": 0.5,
-    "broadcasts.ticking.AWAKE_FOR": 1.0,
+    "broadcasts.control.AWAKE_FOR": 1.0,
     "backends.fcm.QUOTA_PAUSE": 0.5,
     "credentials.FRESH": 0.2,
 }

@@ -29,7 +29,7 @@ TIMINGS = {
     "broadcasts.draining.AWAKE": 2.0,
     "broadcasts.draining.BUDGET": 1.5,
     "broadcasts.draining.LINGER": 0.5,
-    "broadcasts.ticking.AWAKE_FOR": 2.0,
+    "broadcasts.control.AWAKE_FOR": 2.0,
     "wake._checks.seconds": 3.0,
 }
 #: How long a request takes where nothing is to happen meanwhile, and where something is.
