@@ -19,6 +19,7 @@ from django_push.models import (
     RateBucket,
     get_token_model,
 )
+from django_push.transport.base import Transport
 from django_push.wire import Reply
 
 LOCMEM = {"BACKEND": "django_push.backends.locmem.LocMemBackend"}
@@ -49,6 +50,48 @@ def all_ok(request):
     """Answer as Expo does when it takes every push."""
     said = [{"status": "ok", "id": f"id-{target.pk}"} for target in request.targets]
     return Reply(status=200, body=json.dumps({"data": said}).encode())
+
+
+def two_projects(request):
+    """Answer that the tokens are of two projects, which have to be sent apart."""
+    if request.generation == 0:
+        half = len(request.targets) // 2
+        values = [target.value for target in request.targets]
+        details = {"@me/a": values[:half], "@me/b": values[half:]}
+        error = {"code": "PUSH_TOO_MANY_EXPERIENCE_IDS", "message": "two", "details": details}
+        return Reply(status=400, body=json.dumps({"errors": [error]}).encode())
+    return all_ok(request)
+
+
+class Threads(Transport):
+    """Takes a few requests before the first reply, as a transport with several connections does."""
+
+    def __init__(self, answer, ahead=3):
+        super().__init__(alias="default", timeout=1.0, max_connections=ahead)
+        self.answer = answer
+        self.seen = []
+        self.on_sent = lambda: None
+
+    def exchange(self, requests, authorize=None):
+        waiting, error = [], None
+        source = iter(requests)
+        while True:
+            try:
+                while len(waiting) < self.max_connections and error is None:
+                    request = next(source, None)
+                    if request is None:
+                        break
+                    self.seen.append(request)
+                    waiting.append(request)
+                    self.on_sent()
+            except Exception as raised:
+                error = raised
+            if not waiting:
+                break
+            request = waiting.pop(0)
+            yield request, self.answer(request)
+        if error is not None:
+            raise error
 
 
 def drafted(audience="everyone", **fields):

@@ -82,6 +82,23 @@ def test_a_cancel_after_unknown_ones_were_to_be_sent_again():
     assert states(made) == [BatchStatus.UNKNOWN]
 
 
+def test_a_cancel_after_some_of_those_were_refused():
+    """What is split off from its batch still tells that somebody had it sent again, so may have it."""
+    make_tokens(4)
+    made = started(on_unknown="skip")
+    lost = claimed(made)
+    record(made, lost, Result(unknown=tickets(lost.targets, Outcome.UNKNOWN)))
+    assert control.resend_unknown(made, workers=0) == 4
+    again = claimed(reloaded(made))
+    unknown_ones = tickets(again.targets[:2], Outcome.UNKNOWN)
+    record(made, again, Result(unknown=unknown_ones, refused=tickets(again.targets[2:], Outcome.UNAVAILABLE)))
+    assert states(made) == [BatchStatus.UNKNOWN, BatchStatus.RETRY]
+    assert control.cancel(reloaded(made))
+    assert states(made) == [BatchStatus.UNKNOWN, BatchStatus.UNKNOWN]
+    progress = made.progress
+    assert (progress.unknown, progress.cancelled, progress.resent) == (4, 0, 4)
+
+
 def test_unknown_ones_are_not_sent_again_after_its_time():
     """What has come late is not wanted any more."""
     unknown(*make_tokens(2))

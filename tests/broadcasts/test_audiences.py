@@ -225,6 +225,8 @@ class TestBadInput:
             ({"token__startswith": "E"}, "There is no filter 'token__startswith'; there are: anonymous"),
             ({"user__password": "x"}, "There is no filter"),
             ({"pk": 1}, "There is no filter"),
+            ({"kind": "everyone", "platform": "android"}, "There is no filter 'kind'"),
+            ({"kind": "named", "name": "x", "locale": "de"}, "There is no filter 'kind'"),
             ({5: 1}, "There is no filter"),
             ({"backend": "gone"}, "not in PUSH_BACKENDS (there: 'default', 'other')"),
             ({"backend": ""}, "give a text"),

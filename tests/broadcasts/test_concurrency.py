@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
-from django.db import connection, connections
+from django.db import OperationalError, connection, connections, transaction
 from django.db.models import F
 from django.utils import timezone as clock
 
 from django_push import Outcome, register_token, signals, testing
-from django_push.broadcasts import broadcast, control, creating, lane, tick
+from django_push.broadcasts import broadcast, claims, control, creating, draining, lane, rows, tick
 from django_push.broadcasts.claims import Claim
 from django_push.broadcasts.results import Result, record
 from django_push.models import (
@@ -23,6 +23,7 @@ from django_push.models import (
     instant,
 )
 from django_push.outcomes import Ticket
+from django_push.tokens import writing
 from tests.broadcasts.factories import (
     answer_all,
     batches_of,
@@ -49,6 +50,8 @@ pytestmark = [
     ),
 ]
 
+on_postgresql = pytest.mark.skipif(connection.vendor != "postgresql", reason="others cannot tell")
+
 
 def at_once(*verbs):
     """Run each verb in a thread and a connection of its own, from one moment; return their results."""
@@ -70,6 +73,7 @@ def at_once(*verbs):
 def _queue(settings):
     settings.PUSH_DISPATCHER = f"{__name__}.Queue"
     Queue.jobs.clear()
+    Queue.numbers.clear()
 
 
 class Queue:
@@ -77,9 +81,11 @@ class Queue:
 
     can_defer = True
     jobs = []
+    numbers = []
 
     def enqueue(self, job, payload, *, delay=0.0):
         self.jobs.append(payload["broadcast"])
+        self.numbers.append(payload["wake"])
 
 
 @pytest.fixture
@@ -120,6 +126,81 @@ def test_a_batch_is_taken_over_by_one():
         found = at_once(*[lambda: claimed(made)] * 4)
         assert [held.number for held in found if isinstance(held, Claim)] == [number]
         assert BroadcastBatch.objects.get().sends == number
+
+
+def test_a_claim_that_waited_long_for_its_lane(monkeypatch):
+    """Its lease is counted from when it got the lock: nobody finds it at its end before it has begun."""
+    monkeypatch.setattr(claims, "LATE", 0.3, raising=False)
+    make_tokens(20)
+    made = started(batch_size=10, on_unknown="skip")
+    key = lane_of(made).pk
+    is_locked = threading.Event()
+
+    def stand():
+        with transaction.atomic():
+            rows.lock_lane(key)
+            is_locked.set()
+            time.sleep(1.2)
+
+    def late():
+        assert is_locked.wait(10)
+        held = claimed(made, 10, lease=1.0)
+        batch = BroadcastBatch.objects.get(pk=held.batch)
+        return held.lease_ends - time.monotonic(), instant(batch.due_at, "default") - rows.moment()
+
+    _, (left, left_by_the_row) = at_once(stand, late)
+    assert left > 0
+    assert left_by_the_row.total_seconds() > 0
+
+
+@on_postgresql
+@pytest.mark.parametrize("verb", ["claim", "drain"])
+def test_a_process_that_stands_still_with_a_lock(monkeypatch, verb):
+    """PostgreSQL ends its transaction: others go on, and it claims nothing when it wakes up."""
+    monkeypatch.setattr(writing, "STANDSTILL", 0.3, raising=False)
+    monkeypatch.setattr(draining, "NAP", 0.01)
+    make_tokens(20)
+    made = started(batch_size=10)
+    page = claims._page
+    is_frozen, is_cancelled = threading.Event(), threading.Event()
+    waited = []
+
+    def freezes(*args):
+        if not is_frozen.is_set():
+            is_frozen.set()
+            waited.append(is_cancelled.wait(5))
+        return page(*args)
+
+    def freeze():
+        if verb == "drain":
+            return drained(made).status
+        with pytest.raises(OperationalError):
+            claimed(made, 10)
+        return lane_of(made).status
+
+    def cancel():
+        assert is_frozen.wait(10)
+        control.cancel(reloaded(made))
+        is_cancelled.set()
+
+    monkeypatch.setattr(claims, "_page", freezes)
+    assert at_once(freeze, cancel)[0] == BroadcastStatus.CANCELLED
+    assert waited == [True]
+    assert not batches_of(made).exists()
+
+
+def test_workers_that_are_asked_for_at_once():
+    """Each time has a number of its own, so that the last alone have the turn."""
+    make_tokens(1)
+    made = started()
+
+    def ask():
+        for _ in range(10):
+            control.ask_for_workers(made.pk, 1)
+
+    at_once(*[ask] * 4)
+    assert sorted(Queue.numbers) == list(range(1, 41))
+    assert reloaded(made).wake_no == 40
 
 
 def test_a_result_against_its_takeover():

@@ -1,5 +1,6 @@
 """What a broadcast may become, each change by compare-and-set."""
 
+import time
 from datetime import timedelta
 
 import pytest
@@ -9,7 +10,7 @@ from django.db.models import F
 from django.utils import timezone as clock
 
 from django_push import Outcome, register_token, signals, testing
-from django_push.broadcasts import control, undo_deactivations
+from django_push.broadcasts import audiences, control, undo_deactivations
 from django_push.broadcasts.results import Result, record
 from django_push.exceptions import BroadcastForbidden, InvalidBroadcast
 from django_push.models import (
@@ -185,6 +186,49 @@ def test_an_empty_audience_is_done_at_once(audience):
     assert made.status == BroadcastStatus.DONE
     assert made.finished_at is not None
     assert made.progress.total == 0
+
+
+def test_tokens_that_are_registered_while_it_is_counted(monkeypatch):
+    """They are not in the audience: none is counted as sent to that no lane serves."""
+    rows = make_tokens(3)
+    made = drafted()
+    counts = audiences.counts
+
+    def slowly(*args):
+        found = counts(*args)
+        make_tokens(2, backend="other")
+        return found
+
+    monkeypatch.setattr(audiences, "counts", slowly)
+    assert control.start(made)
+    assert reloaded(made).highest_pk == rows[-1].pk
+    made = finished(made)
+    assert made.status == BroadcastStatus.DONE
+    assert copies() == {row.token: 1 for row in rows}
+    assert (made.progress.total, made.unconfigured) == (3, 0)
+
+
+class Slow:
+    """A dispatcher that does the work itself, so takes long."""
+
+    can_defer = True
+    asked = []
+
+    def enqueue(self, job, payload, *, delay=0.0):
+        self.asked.append(payload["wake"])
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(("long", "times"), [(0.0, 1), (10.0, 4)])
+def test_a_dispatcher_that_takes_long(settings, monkeypatch, long, times):
+    """It has done the work, and is not asked again for every other worker."""
+    settings.PUSH_DISPATCHER = f"{__name__}.Slow"
+    monkeypatch.setattr(control, "LONG", long, raising=False)
+    make_tokens(1)
+    made = started()
+    Slow.asked.clear()
+    control.ask_for_workers(made.pk, 4)
+    assert Slow.asked == [1] * times
 
 
 # --- signals --------------------------------------------------------------------------------------

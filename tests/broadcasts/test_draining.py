@@ -1,23 +1,25 @@
 """A drainer: lanes in turn, budgets, a lost database, and who asks to be woken again."""
 
-import json
 import time
 
 import pytest
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Permission
 from django.db import OperationalError, connection
 from django.test.utils import CaptureQueriesContext
 
 from django_push import Outcome, testing
-from django_push.broadcasts import control, drain, draining, lane
+from django_push.broadcasts import control, drain, draining, lane, rates
 from django_push.broadcasts.results import Result, record
 from django_push.handler import Channel, push_backends
-from django_push.models import PROTOCOL, BatchStatus, BroadcastStatus
-from django_push.transport.base import Transport
-from django_push.wire import Reply
+from django_push.models import PROTOCOL, BatchStatus, BroadcastStatus, PauseReason
+from django_push.wire import Failure, Reply
 from tests.broadcasts.factories import (
     EXPO,
+    Threads,
     all_ok,
     answer_all,
+    batch_of,
     batches_of,
     claimed,
     copies,
@@ -32,11 +34,17 @@ from tests.broadcasts.factories import (
     reloaded,
     started,
     states,
+    two_projects,
     unknown,
 )
 
 pytestmark = pytest.mark.django_db
 alone = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(draining, "NAP", 0.001)
 
 
 # --- what it takes on -----------------------------------------------------------------------------
@@ -183,6 +191,33 @@ def test_a_lane_that_is_resumed_is_noticed(monkeypatch):
     resume = once(lambda: control.resume(reloaded(made), lane="default", workers=0))
     assert drained(made, watch=resume).status == BroadcastStatus.DONE
     assert len(testing.outbox) == 6
+
+
+@pytest.mark.parametrize(
+    "lose",
+    [
+        lambda users: users.get().user_permissions.clear(),
+        lambda users: users.update(is_active=False),
+        lambda users: users.get().delete(),
+    ],
+    ids=["permission", "inactive", "deleted"],
+)
+def test_a_user_who_may_no_longer_broadcast(impatient, monkeypatch, lose):
+    """It is noticed at the next look around, also by a drainer that has all the time there is."""
+    monkeypatch.setattr(draining, "LOOK_AROUND", 0.0)
+    users = get_user_model().objects.filter(username="ada")
+    users.create(username="ada").user_permissions.add(Permission.objects.get(codename="broadcast_push"))
+    make_tokens(3)
+    made = started(user=users.get(), rate=0.1)
+    began = time.monotonic()
+    ended = drain(
+        made.pk,
+        watch=lambda: len(testing.outbox) == 1 and reloaded(made).created_by_id and lose(users),
+        is_stopped=lambda: time.monotonic() - began > 3,
+    )
+    assert ended.status == BroadcastStatus.PAUSED
+    assert lane_of(made).pause_reason == PauseReason.PERMISSION
+    assert len(testing.outbox) == 1
 
 
 # --- how long -------------------------------------------------------------------------------------
@@ -344,11 +379,6 @@ def test_a_worker_whose_queue_cannot_wait(settings, queue, monkeypatch):
 # --- the database goes away -----------------------------------------------------------------------
 
 
-@pytest.fixture
-def impatient(monkeypatch):
-    monkeypatch.setattr(draining, "NAP", 0.001)
-
-
 def writes(table):
     return lambda sql: sql.startswith(("UPDATE", "INSERT")) and f"broadcast{table}" in sql
 
@@ -417,6 +447,27 @@ def test_a_result_that_could_not_be_written_in_time(impatient, end):
 
 
 @alone
+def test_a_database_that_is_lost_right_after_a_claim(impatient, monkeypatch):
+    """What is claimed is sent when it is back, with no send wasted, rather than left under its lease."""
+    give_back = rates.give_back
+    failed = []
+
+    def lost(*args):
+        if not failed:
+            failed.append(args)
+            raise OperationalError("server closed the connection unexpectedly")
+        give_back(*args)
+
+    rows = make_tokens(5)  # less than a batch, so that there is something to give back
+    made = started(rate=1e6, on_unknown="skip")
+    monkeypatch.setattr(rates, "give_back", lost)
+    assert drained(made).status == BroadcastStatus.DONE
+    assert len(failed) == 1
+    assert copies() == {row.token: 1 for row in rows}
+    assert (counted(made), made.progress.unknown) == ({Outcome.ACCEPTED: 5}, 0)
+
+
+@alone
 def test_a_commit_that_is_not_confirmed(impatient, monkeypatch):
     """The answer to the commit is lost: what it wrote counts once, and what it claimed is claimed once."""
     rows = make_tokens(6)
@@ -443,13 +494,21 @@ def test_a_commit_that_is_not_confirmed(impatient, monkeypatch):
 
 
 @alone
-def test_a_database_that_does_not_come_back(impatient, monkeypatch):
-    """After so long the drainer gives up, and says why."""
-    monkeypatch.setattr(draining, "PATIENCE", 0.02)
+@pytest.mark.parametrize(("name", "is_stopped"), [("PATIENCE", False), ("LAST_PATIENCE", True)])
+def test_a_database_that_does_not_come_back(impatient, monkeypatch, name, is_stopped):
+    """After so long the drainer gives up, sooner if it was told to stop, and says why."""
+    monkeypatch.setattr(draining, name, 0.02)
     make_tokens(1)
     made = started()
-    with database_lost(10_000, writes("lane")), pytest.raises(OperationalError):
-        drained(made)
+    gone = []
+
+    def from_then_on(sql):
+        gone.extend([sql] * writes("lane")(sql))
+        return bool(gone)
+
+    with database_lost(10_000, from_then_on), pytest.raises(OperationalError):
+        drained(made, is_stopped=lambda: is_stopped and bool(gone))
+    assert gone
     assert finished(made).status == BroadcastStatus.DONE
 
 
@@ -465,37 +524,6 @@ def test_inside_somebody_s_transaction(impatient):
 # --- requests in flight ---------------------------------------------------------------------------
 
 
-class Threads(Transport):
-    """Takes a few requests before the first reply, as a transport with several connections does."""
-
-    def __init__(self, answer, ahead=3):
-        super().__init__(alias="default", timeout=1.0, max_connections=ahead)
-        self.answer = answer
-        self.seen = []
-        self.on_sent = lambda: None
-
-    def exchange(self, requests, authorize=None):
-        waiting, error = [], None
-        source = iter(requests)
-        while True:
-            try:
-                while len(waiting) < self.max_connections and error is None:
-                    request = next(source, None)
-                    if request is None:
-                        break
-                    self.seen.append(request)
-                    waiting.append(request)
-                    self.on_sent()
-            except Exception as raised:
-                error = raised
-            if not waiting:
-                break
-            request = waiting.pop(0)
-            yield request, self.answer(request)
-        if error is not None:
-            raise error
-
-
 @pytest.fixture
 def expo(settings, monkeypatch):
     """Return a function that sets what Expo answers, several requests being out at once."""
@@ -509,17 +537,6 @@ def expo(settings, monkeypatch):
         return transport
 
     return use
-
-
-def two_projects(request):
-    """Answer that the tokens are of two projects, which have to be sent apart."""
-    if request.generation == 0:
-        half = len(request.targets) // 2
-        values = [target.value for target in request.targets]
-        details = {"@me/a": values[:half], "@me/b": values[half:]}
-        error = {"code": "PUSH_TOO_MANY_EXPERIENCE_IDS", "message": "two", "details": details}
-        return Reply(status=400, body=json.dumps({"errors": [error]}).encode())
-    return all_ok(request)
 
 
 @pytest.mark.parametrize("end", ["none", "pause", "budget"])
@@ -549,6 +566,16 @@ def test_what_is_to_be_sent_in_another_form_when_the_time_is_over(expo, end):
     assert made.status == BroadcastStatus.DONE
     assert counted(made) == {Outcome.ACCEPTED: len(rows)}
     assert made.progress.resent == 0
+
+
+def test_what_is_put_back_in_another_form(expo):
+    """None of it is unknown, so it stays one batch."""
+    make_expo_tokens(100)
+    made = started(batch_size=100)
+    transport = expo(two_projects)
+    drained(made, is_stopped=lambda: bool(transport.seen))
+    batch = batch_of(made)
+    assert (batch.status, batch.size, batch.sends, batch.code) == (BatchStatus.RETRY, 100, 0, "")
 
 
 @alone
@@ -613,6 +640,48 @@ def test_a_renewal_that_fails_when_the_time_is_over(expo, impatient, monkeypatch
     made = finished(made)
     assert counted(made) == {Outcome.ACCEPTED: 600}
     assert made.progress.resent == 0
+
+
+@alone
+def test_a_renewal_that_fails_beside_a_lost_answer(expo, impatient, monkeypatch):
+    """The request that was about to go out is surely unsent, and no part of what is unknown."""
+    monkeypatch.setattr(lane, "LEAST_LEFT", 10.0)
+    rows = make_expo_tokens(300)
+    made = started(batch_size=300, on_unknown="skip")
+
+    def first_is_lost(request):
+        is_first = request.targets[0].pk == rows[0].pk
+        return Reply(failure=Failure.MAYBE_SENT, reason="timeout") if is_first else all_ok(request)
+
+    def is_renewal(sql):
+        return len(transport.seen) == 1 and writes("batch")(sql)
+
+    transport = expo(first_is_lost)
+    with database_lost(1, is_renewal) as failed:
+        drained(made)
+    assert len(failed) == 1
+    assert finished(made).status == BroadcastStatus.DONE
+    assert sorted(t.value for r in transport.seen for t in r.targets) == [row.token for row in rows]
+    assert (counted(made), made.progress.unknown) == ({Outcome.ACCEPTED: 200}, 100)
+
+
+@pytest.mark.parametrize(("answer", "accepted"), [(all_ok, 100), (two_projects, 0)])
+def test_a_cancel_that_is_found_before_a_request(settings, monkeypatch, answer, accepted):
+    """That request does not go out, be it the next or one in another form."""
+    settings.PUSH_BACKENDS = {"default": EXPO}
+    monkeypatch.setattr(lane, "LEAST_LEFT", 10.0)  # as after a long freeze
+    make_expo_tokens(300)
+    made = started(batch_size=300)
+
+    def cancelled(request):
+        control.cancel(reloaded(made))
+        return answer(request)
+
+    with testing.fake_transport("default", cancelled) as transport:
+        assert drained(made).status == BroadcastStatus.CANCELLED
+    assert [len(request.targets) for request in transport.requests] == [100]
+    progress = made.progress
+    assert (progress.accepted, progress.cancelled, progress.unknown) == (accepted, 300 - accepted, 0)
 
 
 # --- cost -----------------------------------------------------------------------------------------

@@ -43,6 +43,10 @@ from tests.broadcasts.factories import (
 )
 
 pytestmark = pytest.mark.django_db
+GCM = {
+    "BACKEND": "django_push.backends.gcm.GCMBackend",
+    "OPTIONS": {"api_key": "k", "endpoint": "https://relay.example/gcm/send"},
+}
 
 
 # --- all is well ----------------------------------------------------------------------------------
@@ -591,6 +595,21 @@ def test_no_whole_token_is_logged(caplog):
     assert "private-title" not in caplog.text
     kept = json.dumps(list(PushProblem.objects.values("code", "detail", "outcome")))
     assert "x" * 60 not in kept
+
+
+def test_no_whole_token_is_kept_of_a_refused_request(settings):
+    """A provider that repeats the request tells with one token's problem nothing of another."""
+    settings.PUSH_BACKENDS = {"default": GCM}
+    rows = make_tokens(2)
+    for row in rows:
+        Tokens.filter(pk=row.pk).update(token=f"whole-{row.pk}-{'x' * 30}")
+    made = started()
+    with testing.fake_transport("default", lambda request: Reply(status=400, body=b"no: " + request.body)):
+        assert drained(made).status == BroadcastStatus.DONE
+    details = PushProblem.objects.values_list("detail", flat=True)
+    assert len(details) == 2
+    assert "x" * 30 not in "".join(details)
+    assert all("no: " in detail for detail in details)
 
 
 def test_a_lost_connection_is_no_send(settings):

@@ -8,7 +8,7 @@ import pytest
 from django.db import connection
 
 from django_push import Outcome, testing
-from django_push.broadcasts import claims, control, lane, results
+from django_push.broadcasts import claims, control, draining, lane, results
 from django_push.broadcasts.claims import GRACE, Claim
 from django_push.broadcasts.results import Result, record
 from django_push.models import BatchStatus, BroadcastBatch, BroadcastLane, BroadcastStatus, PauseReason
@@ -93,6 +93,43 @@ def test_few_are_asked_about_while_nobody_answers(monkeypatch):
     made = finished(made)
     assert made.status == BroadcastStatus.DONE
     assert [batch.size for batch in batches_of(made)] == [10] * GRACE + [2] * 6 + [10, 8]
+
+
+def failed_together(made, held):
+    """Let the provider's answers about claims that were out together be lost."""
+    drainer = draining._Drainer(made, None, 0.0, lambda: False, lambda: None, True)
+    own = drainer._lane(lane_of(made).pk, "default")
+    for each in held:
+        tickets = [Ticket(target=target, outcome=Outcome.UNKNOWN, code="Timeout") for target in each.targets]
+        own._write(lane._Open(each, iter(()), Result(unknown=tickets), is_handed_out=True))
+
+
+def test_one_outage_for_many_workers():
+    """Batches that are out together lead to the first hold and no further; then each probe counts one."""
+    make_tokens(400)
+    made = started(batch_size=10)
+    failed_together(made, [claimed(made, 10) for _ in range(12)])
+    own = lane_of(made)
+    assert own.misses == GRACE
+    held_for = (own.hold_until - batches_of(made).last().claimed_at).total_seconds()
+    assert held_for == pytest.approx(lane.FIRST_HOLD, abs=2)
+    for number in range(1, 4):
+        let_time_pass(made)
+        failed_together(made, [claimed(made, 10)])
+        assert lane_of(made).misses == GRACE + number
+    assert reloaded(made).status == BroadcastStatus.RUNNING
+
+
+def test_a_probe_beside_what_came_late():
+    """Batches that were out before the first hold do not make the next longer."""
+    make_tokens(100)
+    made = started(batch_size=10)
+    late = [claimed(made, 10) for _ in range(8)]
+    failed_together(made, late[:4])
+    let_time_pass(made)
+    probe = claimed(made, 10)
+    failed_together(made, [*late[4:6], probe, *late[6:]])
+    assert lane_of(made).misses == GRACE + 1
 
 
 def test_a_project_that_is_slowed_down_for_long():

@@ -131,6 +131,9 @@ def _no_fence(**guard):
         def exists(self):
             return self.found.exists()
 
+        def first(self):
+            return self.found.first()
+
     return mock.patch.object(results, "_ours", Unfenced)
 
 
