@@ -151,19 +151,23 @@ class PushMessage:
             return dataclasses.replace(self, **changes)
 
     def to_json(self) -> dict[str, Any]:
-        """Return what ``PushMessage(**…)`` makes this message of again, as plain JSON values.
-
-        Raises InvalidMessage for a NUL character: no database keeps one in JSON.
-        """
+        """Return what ``PushMessage(**…)`` makes this message of again, as plain JSON values."""
         values = {name: value for name in FIELDS if (value := getattr(self, name)) is not None}
         if self.ttl is not None:
             values["ttl"] = self.ttl_seconds
         if self.provider_options:
             values["provider_options"] = self.provider_options
-        dumped = json.dumps(values, default=plain)
-        if _NUL.search(dumped):
+        fields: dict[str, Any] = json.loads(json.dumps(values, default=plain))
+        return fields
+
+    def to_keep(self) -> dict[str, Any]:
+        """Return ``to_json`` for a table or a queue.
+
+        Raises InvalidMessage for a NUL character, which PostgreSQL keeps in no JSON.
+        """
+        fields = self.to_json()
+        if _NUL.search(json.dumps(fields)):
             raise InvalidMessage("The message has a NUL character, which cannot be kept.")
-        fields: dict[str, Any] = json.loads(dumped)
         return fields
 
 

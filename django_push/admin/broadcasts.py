@@ -236,8 +236,8 @@ def _delete(keys: Sequence[int]) -> None:
 
     def write() -> None:
         with transaction.atomic(using=database()):
+            broadcasts().filter(pk__in=keys).update(protocol=F("protocol"))  # locks them, before their lanes
             lock_lanes(lanes().filter(broadcast_id__in=keys))
-            broadcasts().filter(pk__in=keys).update(protocol=F("protocol"))  # locks them
             if not _are_over(keys):
                 raise PermissionDenied
             broadcasts().filter(pk__in=keys).delete()

@@ -128,7 +128,7 @@ class ComposeAdmin(BroadcastPages):
             on_unknown=given["on_unknown"],
             key=_key(request.user, nonce, form),
             user=request.user,
-            workers=self.push_workers,
+            workers=max(1, self.push_workers),
             start=False,
         )
         if made.status == BroadcastStatus.DRAFT and begin(made, workers=self._workers()):
@@ -180,9 +180,9 @@ def _part(part: Part) -> dict[str, Any]:
     return {
         "alias": part.alias,
         "total": number(part.total),
-        "languages": [(name or _("as it is"), number(n)) for name, n in part.languages.items()],
+        "languages": [(name or _("the default text"), number(n)) for name, n in part.languages.items()],
         "left_out": [labels[name].label if name in labels else name for name in part.left_out],
-        "refusals": [(name or _("as it is"), why) for name, why in part.refusals.items()],
+        "refusals": [(name or _("the default text"), why) for name, why in part.refusals.items()],
         "samples": part.samples,
     }
 

@@ -192,6 +192,7 @@ class BroadcastForm(SendPushForm):
         said = self.cleaned_data.get("translations") or {}
         try:
             self.message = PushMessage(**fields)
+            kept = self.message.to_keep()
         except InvalidMessage as error:
             self.refuse(error)
             return
@@ -200,9 +201,11 @@ class BroadcastForm(SendPushForm):
             return
         try:
             self.spoken = {
-                language.replace("_", "-").lower(): PushMessage(**{**self.message.to_json(), **texts})
+                language.replace("_", "-").lower(): PushMessage(**{**kept, **texts})
                 for language, texts in said.items()
             }
+            for text in self.spoken.values():
+                text.to_keep()
         except (InvalidMessage, TypeError) as error:
             # An unknown name's own words are "__init__() got an unexpected keyword argument 'x'".
             self.add_error("translations", str(error).rpartition("__init__() ")[2])

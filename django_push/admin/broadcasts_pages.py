@@ -28,7 +28,7 @@ TEMPLATES = "admin/django_push/broadcast"
 class BroadcastPages(BroadcastModelAdmin):
     """Adds the permission ``broadcast_push``; to see broadcasts is another."""
 
-    #: How many workers a broadcast is made with here.
+    #: How many workers a broadcast is made with here; 0 leaves all of them to push_tick.
     push_workers = 1
 
     def has_broadcast_push_permission(self, request: HttpRequest, obj: Any = None) -> bool:
@@ -65,7 +65,7 @@ class BroadcastPages(BroadcastModelAdmin):
 
         But none where they would do their work within this request.
         """
-        return None if works_elsewhere() else 0
+        return None if works_elsewhere() and self.push_workers else 0
 
     def _page(self, request: HttpRequest, template: str, context: dict[str, Any]) -> TemplateResponse:
         request.current_app = self.admin_site.name

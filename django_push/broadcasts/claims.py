@@ -108,13 +108,15 @@ def _claim(broadcast: Broadcast, lane_id: int, count: int, lease: float, again_f
             return Idle(status=BroadcastStatus.EXPIRED)  # whoever drains it will say so
         if lane.hold_until and instant(lane.hold_until, using) > now:
             return Idle((instant(lane.hold_until, using) - now).total_seconds())
+        most = None
         if lane.misses >= GRACE:
-            count, again_first = min(count, PROBE), False
+            count = most = min(count, PROBE)
+            again_first = False
         until = now + timedelta(seconds=lease)
-        claimed = _claim_again(broadcast, lane, now, until) if again_first else None
+        claimed = _claim_again(broadcast, lane, now, until, most) if again_first else None
         claimed = claimed or _claim_next(broadcast, lane, count, now, until)
         if claimed is None and not again_first:
-            claimed = _claim_again(broadcast, lane, now, until)
+            claimed = _claim_again(broadcast, lane, now, until, most)
         if claimed is None:
             return _idle(lane, now)
         if lane.misses >= GRACE:  # let nobody else try before this one has found out
@@ -124,8 +126,10 @@ def _claim(broadcast: Broadcast, lane_id: int, count: int, lease: float, again_f
         return claimed
 
 
-def _claim_again(broadcast: Broadcast, lane: BroadcastLane, now: datetime, until: datetime) -> Claim | None:
-    """Claim a batch that is due again: refused before, or its claimant is gone."""
+def _claim_again(
+    broadcast: Broadcast, lane: BroadcastLane, now: datetime, until: datetime, most: int | None
+) -> Claim | None:
+    """Claim a batch that is due again, or ``most`` tokens of it: refused before, or its claimant is gone."""
     due = batches().filter(lane_id=lane.pk, status__in=_AGAIN, due_at__lte=now).order_by("due_at", "pk")
     for batch in due[:MOST_LOOKED_AT]:
         # Its claimant may write its result at this moment, without the lane's lock.
@@ -133,6 +137,11 @@ def _claim_again(broadcast: Broadcast, lane: BroadcastLane, now: datetime, until
         if batch.status == BatchStatus.LEASED and batch.sends >= most_sends(broadcast):
             held.update(status=BatchStatus.UNKNOWN, code="WorkerLost")
             continue
+        if most is not None and batch.pending > most:
+            part = _portion(batch, most)
+            if part is None:
+                continue
+            batch, held = part, batches().filter(pk=part.pk)
         claimed = _take(lane, batch, held, now, until)
         if claimed is not None:
             return claimed
@@ -188,27 +197,48 @@ def _claim_planned(lane: BroadcastLane, count: int, now: datetime, until: dateti
             lanes().filter(pk=lane.pk).update(is_read=True)
             lane.is_read = True
             return None
-        batch = _portion(batch, count)
-        held = batches().filter(pk=batch.pk, status=BatchStatus.PLANNED)
-        claimed = _take(lane, batch, held, now, until)
-        if claimed is not None:
-            return claimed
+        part = _portion(batch, count) if batch.pending > count else batch
+        if part is not None:
+            held = batches().filter(pk=part.pk, status=BatchStatus.PLANNED)
+            claimed = _take(lane, part, held, now, until)
+            if claimed is not None:
+                return claimed
 
 
-def _portion(batch: BroadcastBatch, count: int) -> BroadcastBatch:
-    """Return the batch, or a new one of its first tokens if it is more than may be sent at once."""
-    if batch.pending <= count:
-        return batch
+def _portion(batch: BroadcastBatch, count: int) -> BroadcastBatch | None:
+    """Make a batch of the first tokens of one that is more than may be sent at once.
+
+    None if a lost claimant has come back meanwhile. If none has, its claim is over: what it had to say
+    would be about more tokens than the batch has.
+    """
     chosen = unpack(batch.pks)
     first, rest = chosen[:count], chosen[count:]
-    batches().filter(pk=batch.pk).update(pks=pack(rest), size=len(rest), pending=len(rest))
+    is_lost = batch.status == BatchStatus.LEASED
+    shared: dict[str, Any] = {
+        "status": BatchStatus.RETRY if is_lost else batch.status,
+        "claim_no": batch.claim_no + is_lost,
+    }
+    resent = min(batch.resent, count)
+    held = batches().filter(pk=batch.pk, status=batch.status, claim_no=batch.claim_no, due_at=batch.due_at)
+    if not held.update(
+        pks=pack(rest),
+        size=batch.size - count,
+        pending=len(rest),
+        resent=batch.resent - resent,
+        **shared,
+    ):
+        return None
     return batches().create(
         lane_id=batch.lane_id,
-        status=BatchStatus.PLANNED,
         pks=pack(first),
-        size=len(first),
-        pending=len(first),
+        size=count,
+        pending=count,
+        sends=batch.sends,
+        resent=resent,
         due_at=batch.due_at,
+        claimed_at=batch.claimed_at,
+        code=batch.code,
+        **shared,
     )
 
 

@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.contrib.auth import get_user_model
-from django.db import transaction
+from django.db import router, transaction
 from django.db.models import F, Max, Q, QuerySet
 from django.dispatch import Signal
 from django.utils import timezone as clock
@@ -69,7 +69,8 @@ def check_allowed(broadcast: Broadcast) -> None:
     """
     if not broadcast.created_by_name:
         return  # trusted code, or the command
-    users: Any = get_user_model()._base_manager
+    model = get_user_model()
+    users: Any = model._base_manager.using(router.db_for_write(model))
     user = users.filter(pk=broadcast.created_by_id).first()
     if user is None or not user.is_active or not user.has_perm("django_push.broadcast_push"):
         raise BroadcastForbidden(f"{broadcast.created_by_name} may not broadcast push notifications.")
@@ -364,6 +365,7 @@ def resend_unknown(broadcast: Broadcast, *, lane: str = "", workers: int | None 
                 changes["resent"] = F("resent") + F("pending")
             unknown.filter(pk__in=sizes).update(**changes)
             _change(broadcast, (BroadcastStatus.DONE,), BroadcastStatus.RUNNING, finished_at=None)
+            lanes().filter(pk__in=found).update(misses=0, hold_until=None)  # somebody knows better
             ended = lanes().filter(pk__in=found, status=LaneStatus.DONE)
             if broadcasts().filter(pk=broadcast.pk, status=BroadcastStatus.RUNNING).exists():
                 ended.update(status=LaneStatus.RUNNING)

@@ -150,7 +150,7 @@ def _translated(
     if len(found) > MOST_TRANSLATIONS:
         raise InvalidMessage(f"There are more than {MOST_TRANSLATIONS} translations.")
     for text in (said, *found.values()):
-        if len(json.dumps(text.to_json())) > MOST_BYTES:
+        if len(json.dumps(text.to_keep())) > MOST_BYTES:
             raise InvalidMessage(f"The message is longer than {MOST_BYTES} bytes.")
     return found
 

@@ -129,7 +129,7 @@ class _Drainer:
         lane.drain(min(self.ends, time.monotonic() + slice_))
         lane.ready_at = max(lane.ready_at, time.monotonic())  # behind those that have waited
         if lane.is_over:
-            del self.lanes[lane.alias]
+            self.lanes.pop(lane.alias).close()
             if not self.lanes:
                 self.looked_at = 0.0
         return 0.0

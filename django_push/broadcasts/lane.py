@@ -467,6 +467,8 @@ class LaneDrainer:
                 lanes().filter(pk=self.pk).update(misses=0, hold_until=None)
         elif opened.result.unknown or opened.result.refused:
             self._miss(opened)
+        elif opened.claim.misses >= GRACE:  # nobody was asked, so nobody needs to wait for the answer
+            lanes().filter(pk=self.pk, misses=opened.claim.misses).update(hold_until=None)
         bad = breaker.verdict(opened.claim.counts)
         if bad is not None:
             self._break(bad)

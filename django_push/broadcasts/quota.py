@@ -60,15 +60,20 @@ class Quota:
         if not self.is_limited and not self.is_turn_of_block():
             return 0.0
         if self.reserved:
-            left = max(0.0, self.usable_at - time.monotonic())
-            if max(map(rates.held_for, self.limits)) <= left + SLACK:
-                return left
-            # Its moment lies within a block: get in line behind that. It is not given back, or all
-            # who do this would get the same moment.
+            if rates.held_for(self.limits[0]) > self._left + SLACK:
+                # Its moment lies within a block, and only the alias is ever blocked: get in line behind
+                # that. It is not given back, or all who do this would get the same moment.
+                self.reserved[0] = rates.take(self.limits[0], self.size)
+                self.usable_at = max(self.usable_at, time.monotonic() + self.reserved[0].wait)
+            return self._left
         self.reserved = [rates.take(limit, self.size) for limit in self.limits]
         wait = max(reservation.wait for reservation in self.reserved)
         self.usable_at = time.monotonic() + wait
         return wait
+
+    @property
+    def _left(self) -> float:
+        return max(0.0, self.usable_at - time.monotonic())
 
     def give_back(self, count: int) -> None:
         """Return what was reserved for so many tokens; the reservation is used."""

@@ -76,11 +76,6 @@ def _rate(limit: Limit, busy_for: float) -> float:
     return rate
 
 
-def reserve(limit: Limit, count: int) -> float:
-    """Reserve quota for ``count`` tokens; return the seconds to wait before they are sent."""
-    return take(limit, count).wait
-
-
 def take(limit: Limit, count: int) -> Reservation:
     """Reserve quota for ``count`` tokens, which may be given back."""
     if limit.rate is None:

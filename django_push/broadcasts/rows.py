@@ -63,10 +63,10 @@ def lock_broadcast(pk: int) -> Broadcast | None:
 
 
 def lock_lanes(found: QuerySet[BroadcastLane]) -> list[BroadcastLane]:
-    """Lock lanes in the order of their keys, and return them as they are now. First in a transaction.
+    """Lock lanes in the order of their keys, and return them as they are now.
 
-    SQLite has no lock of a row: a write takes that of the file, which a transaction that has read
-    first could not wait for.
+    First in a transaction, or after ``lock_broadcast``. SQLite has no lock of a row: a write takes that
+    of the file, which a transaction that has read first could not wait for.
     """
     connection = connections[database()]
     if not connection.features.has_select_for_update:

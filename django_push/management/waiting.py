@@ -94,7 +94,7 @@ def _others(row: Broadcast, lane: LaneProgress, now: datetime) -> Iterator[Wait]
         has_more = lane.total - lane.told > lane.pending - lane.planned
         yield Wait(
             0.0 if has_more else left,
-            f"{lane.backend}: {leased['count']} batch{'es' if several else ''} of another worker; if that is "
+            f"{lane.backend}: {leased['count']} batch{'es are' if several else ' is'} out; if a worker was "
             f"lost, {'the first' if several else 'its'} lease ends in {span(left)}",
         )
     again = found.filter(status=BatchStatus.RETRY).aggregate(pending=Sum("pending"), due=Min("due_at"))

@@ -65,7 +65,7 @@ def enqueue_push(
         return 0
     spoken = {*languages, *([run.texts.language("")] if topics else ())}
     payload = {
-        "messages": {language: run.texts.rendered(language).to_json() for language in spoken},
+        "messages": {language: run.texts.rendered(language).to_keep() for language in spoken},
         "tokens": languages,
         "topics": topics,
         "topics_language": run.texts.language(""),

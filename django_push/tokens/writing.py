@@ -128,6 +128,14 @@ def in_transaction(prepare: Callable[[], Any], work: Callable[[Any], T]) -> T:
     raise AssertionError("unreachable")
 
 
+#: Gone with the transaction, so right behind a pooler too. A site's own limit stays if it is shorter.
+_LIMIT = """
+    SELECT set_config('idle_in_transaction_session_timeout', %(limit)s, true)
+    WHERE current_setting('idle_in_transaction_session_timeout')::interval
+        NOT BETWEEN '1 ms' AND %(limit)s::interval
+"""
+
+
 @contextmanager
 def brief_transaction(using: str) -> Iterator[None]:
     """Open a transaction that PostgreSQL ends if this process stands still in the middle of it.
@@ -137,14 +145,12 @@ def brief_transaction(using: str) -> Iterator[None]:
     process that has been thrown out, as where a connection is lost in another way.
     """
     connection = connections[using]
-    is_limited = connection.vendor == "postgresql" and not connection.in_atomic_block
+    is_outermost = not connection.in_atomic_block and connection.get_autocommit()
     try:
         with transaction.atomic(using=using):
-            if is_limited:
-                with connection.cursor() as cursor:  # LOCAL: gone with the transaction, also behind a pooler
-                    cursor.execute(
-                        f"SET LOCAL idle_in_transaction_session_timeout = {round(STANDSTILL * 1000)}"
-                    )
+            if is_outermost and connection.vendor == "postgresql":
+                with connection.cursor() as cursor:
+                    cursor.execute(_LIMIT, {"limit": f"{round(STANDSTILL * 1000)}ms"})
             yield
     except InternalError as error:
         if _state(error) == "25P03":  # psycopg's class for this one

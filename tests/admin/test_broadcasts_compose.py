@@ -98,6 +98,7 @@ class TestCompose:
             ({"data": '{"a": %s}' % ("1" * 5000)}, "data", "valid JSON"),
             ({"data": '{"a": "\\ud800"}'}, "data", "valid JSON"),
             ({"translations": '{"de": {"title": "\\ud800"}}'}, "translations", "valid JSON"),
+            ({"data": '{"a": "\\u0000"}'}, "__all__", "NUL"),
             ({"translations": "[1]"}, "translations", "object of languages"),
             ({"translations": '{"de": "x"}'}, "translations", "object of languages"),
             ({"translations": '{"de": {"titel": "x"}}'}, "translations", "titel"),
@@ -296,6 +297,14 @@ class TestSend:
         assert said(response) == ["The broadcast has started."]
         assert woken == [("drain_broadcast", Broadcast.objects.get().pk)] * 2
         assert Broadcast.objects.get().workers == 2
+
+    def test_wakes_nobody(self, admin_client, woken, monkeypatch, django_capture_on_commit_callbacks):
+        """Where the admin's class wants it so, all is left to push_tick."""
+        make_tokens(1)
+        monkeypatch.setattr(site.get_model_admin(Broadcast), "push_workers", 0)
+        with django_capture_on_commit_callbacks(execute=True):
+            step(admin_client, "send")
+        assert (woken, Broadcast.objects.get().status) == ([], "running")
 
     def test_schedules(self, admin_client):
         """With a time it waits for that, as it is in TIME_ZONE."""

@@ -130,7 +130,7 @@ def test_a_batch_is_taken_over_by_one():
 
 def test_a_claim_that_waited_long_for_its_lane(monkeypatch):
     """Its lease is counted from when it got the lock: nobody finds it at its end before it has begun."""
-    monkeypatch.setattr(claims, "LATE", 0.3, raising=False)
+    monkeypatch.setattr(claims, "LATE", 0.3)
     make_tokens(20)
     made = started(batch_size=10, on_unknown="skip")
     key = lane_of(made).pk
@@ -157,7 +157,7 @@ def test_a_claim_that_waited_long_for_its_lane(monkeypatch):
 @pytest.mark.parametrize("verb", ["claim", "drain"])
 def test_a_process_that_stands_still_with_a_lock(monkeypatch, verb):
     """PostgreSQL ends its transaction: others go on, and it claims nothing when it wakes up."""
-    monkeypatch.setattr(writing, "STANDSTILL", 0.3, raising=False)
+    monkeypatch.setattr(writing, "STANDSTILL", 0.3)
     monkeypatch.setattr(draining, "NAP", 0.01)
     make_tokens(20)
     made = started(batch_size=10)

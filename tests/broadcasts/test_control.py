@@ -223,7 +223,7 @@ class Slow:
 def test_a_dispatcher_that_takes_long(settings, monkeypatch, long, times):
     """It has done the work, and is not asked again for every other worker."""
     settings.PUSH_DISPATCHER = f"{__name__}.Slow"
-    monkeypatch.setattr(control, "LONG", long, raising=False)
+    monkeypatch.setattr(control, "LONG", long)
     make_tokens(1)
     made = started()
     Slow.asked.clear()

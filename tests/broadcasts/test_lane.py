@@ -576,7 +576,7 @@ def test_quota_that_is_not_used_is_given_back():
     make_tokens(3)
     made = started(rate=100)
     drained(made)
-    assert rates.reserve(rates.Limit(made.source, 100.0), 1) < 0.1
+    assert rates.take(rates.Limit(made.source, 100.0), 1).wait < 0.1
 
 
 # --- what is kept back ----------------------------------------------------------------------------

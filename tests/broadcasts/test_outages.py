@@ -6,6 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 from django.db import connection
+from django.db.models import CharField, Value
+from django.db.models.functions import Cast, Concat
 
 from django_push import Outcome, testing
 from django_push.broadcasts import claims, control, draining, lane, results
@@ -130,6 +132,72 @@ def test_a_probe_beside_what_came_late():
     probe = claimed(made, 10)
     failed_together(made, [*late[4:6], probe, *late[6:]])
     assert lane_of(made).misses == GRACE + 1
+
+
+def shares(made):
+    """Return each batch's size, its sends and what it has resent, in the order of their making."""
+    return [(batch.size, batch.sends, batch.resent) for batch in batches_of(made)]
+
+
+def test_few_are_asked_about_again(monkeypatch):
+    """Also of batches that wait for another try, when nothing else is left; the rest waits on."""
+    monkeypatch.setattr(claims, "PROBE", 2)
+    monkeypatch.setattr(results, "backoff", lambda times: 10.0 * times)
+    rows = make_tokens(20)
+    unknown(*rows)
+    made = started(batch_size=10)
+    drained_for_long(made, times=2)
+    assert shares(made) == [(10, 2, 10), (10, 1, 0)]
+    assert lane_of(made).misses == GRACE
+    drained(made)
+    assert shares(made) == [(10, 2, 10), (8, 1, 0), (2, 2, 2)]
+    testing.reset()
+    made = finished(made)
+    assert made.status == BroadcastStatus.DONE
+    assert counted(made) == {Outcome.ACCEPTED: 20}
+    assert shares(made) == [(10, 3, 20), (6, 2, 6), (2, 3, 4), (2, 2, 2)]
+
+
+def test_who_is_late_for_a_part_of_a_batch(monkeypatch):
+    """A claimant that was taken for lost has nothing to say about either part."""
+    monkeypatch.setattr(claims, "PROBE", 2)
+    rows = make_tokens(6)
+    made = started(max_sends=5)
+    lost = claimed(made)
+    BroadcastLane.objects.update(misses=GRACE)
+    let_time_pass(made)
+    probe = claimed(made)
+    assert [target.pk for target in probe.targets] == [row.pk for row in rows[:2]]
+    assert (probe.is_again, probe.resent) == (True, 2)
+    tickets = [Ticket(target=target, outcome=Outcome.ACCEPTED) for target in lost.targets]
+    assert not record(made, lost, Result(final=tickets))
+    assert record(made, probe, Result(final=tickets[:2]))
+    made = finished(made)
+    assert counted(made) == {Outcome.ACCEPTED: 6}
+    assert (made.progress.total, made.progress.resent) == (6, 6)
+    assert copies() == {row.token: 1 for row in rows[2:]}
+
+
+def test_a_probe_that_asks_nobody(settings):
+    """Tokens that are refused before they are sent to keep the others waiting no longer."""
+    settings.PUSH_BACKENDS = {"default": EXPO}
+    make_expo_tokens(30)
+    Tokens.update(token=Concat(Value("mal formed "), Cast("pk", CharField())))
+    made = started(batch_size=10)
+    BroadcastLane.objects.update(misses=GRACE)
+    with testing.fake_transport("default", all_ok) as transport:
+        assert drained(made).status == BroadcastStatus.DONE
+    assert (transport.requests, made.progress.failed) == ([], 30)
+
+
+def test_a_person_who_knows_better(monkeypatch):
+    """What somebody has sent again is not left alone because of what was before."""
+    rows = make_tokens(30)
+    unknown(*rows)
+    made = finished(started(batch_size=10, max_sends=1))
+    assert lane_of(made).misses == GRACE
+    control.resend_unknown(made, workers=0)
+    assert (lane_of(made).misses, lane_of(made).hold_until) == (0, None)
 
 
 def test_a_project_that_is_slowed_down_for_long():

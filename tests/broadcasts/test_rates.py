@@ -99,17 +99,17 @@ class TestRow:
     def test_shared(self):
         """A second reservation waits for the first, whoever makes it."""
         limit = Limit("shared", 10.0)
-        assert rates.reserve(limit, 100) == 0.0
-        assert rates.reserve(limit, 100) == pytest.approx(10, abs=1)
-        assert rates.reserve(limit, 1) == pytest.approx(20, abs=1)
-        assert rates.reserve(Limit("another", 10.0), 1) == 0.0
+        assert rates.take(limit, 100).wait == 0.0
+        assert rates.take(limit, 100).wait == pytest.approx(10, abs=1)
+        assert rates.take(limit, 1).wait == pytest.approx(20, abs=1)
+        assert rates.take(Limit("another", 10.0), 1).wait == 0.0
 
     def test_given_back(self):
         """What is given back may be reserved again."""
         limit = Limit("back", 10.0)
-        rates.reserve(limit, 1000)
+        rates.take(limit, 1000)
         rates.give_back(limit, 1000)
-        assert rates.reserve(limit, 1) == pytest.approx(0, abs=1)
+        assert rates.take(limit, 1).wait == pytest.approx(0, abs=1)
 
     def test_blocked(self):
         """A block holds everybody back, with or without a rate; the longest counts, and is no one else's."""
@@ -117,13 +117,13 @@ class TestRow:
         rates.block("blocked", 5)
         for limit in (Limit("blocked"), Limit("blocked", 1000.0)):
             assert rates.held_for(limit) == pytest.approx(30, abs=1)
-            assert rates.reserve(limit, 1) == pytest.approx(30, abs=1)
+            assert rates.take(limit, 1).wait == pytest.approx(30, abs=1)
         assert rates.held_for(Limit("unblocked")) == 0.0
 
     def test_unlimited(self):
         """Without a rate a reservation writes nothing."""
         with CaptureQueriesContext(connection) as queries:
-            assert rates.reserve(Limit("free"), 10**6) == 0.0
+            assert rates.take(Limit("free"), 10**6).wait == 0.0
             rates.give_back(Limit("free"), 10)
         assert [query["sql"].split()[0] for query in queries] == ["SELECT"]
         assert not RateBucket.objects.exists()
@@ -131,9 +131,9 @@ class TestRow:
     def test_few_queries(self):
         """A reservation is one short transaction."""
         limit = Limit("few", 1000.0)
-        rates.reserve(limit, 1)
+        rates.take(limit, 1)
         with CaptureQueriesContext(connection) as queries:
-            rates.reserve(limit, 1)
+            rates.take(limit, 1)
         words = [query["sql"].split()[0] for query in queries]
         assert words.count("UPDATE") == 2
         assert words.count("INSERT") == 0

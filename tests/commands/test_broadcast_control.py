@@ -213,7 +213,7 @@ def test_what_it_waits_for(row):
     batches().filter(pk=batch.pk).update(status=BatchStatus.RETRY, due_at=later)
     assert push("--status", row.pk, "--json").json["waiting"] == [
         "a waits 58 s: the provider asked for it",
-        "a: 1 batch of another worker; if that is lost, its lease ends in 30 s",
+        "a: 1 batch is out; if a worker was lost, its lease ends in 30 s",
         "a: 2 tokens will be tried again in 20 s",
         "b is left alone for 40 s: the provider did not answer",
     ]

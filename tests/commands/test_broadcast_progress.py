@@ -336,9 +336,9 @@ def test_batches_of_others(row):
     """With the time when the first lease ends."""
     lane = lanes().get(backend="a")
     claims.claim(row, lane.pk, 2, 40.4)
-    assert told(row) == ["a: 1 batch of another worker; if that is lost, its lease ends in 40 s"]
+    assert told(row) == ["a: 1 batch is out; if a worker was lost, its lease ends in 40 s"]
     claims.claim(row, lane.pk, 2, 90.4)
-    assert told(row) == ["a: 2 batches of another worker; if that is lost, the first lease ends in 40 s"]
+    assert told(row) == ["a: 2 batches are out; if a worker was lost, the first lease ends in 40 s"]
 
 
 def test_batches_that_are_tried_again(row):

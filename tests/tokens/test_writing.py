@@ -21,6 +21,9 @@ def error(kind, *args, sqlstate=None):
     return made
 
 
+ON_POSTGRESQL = pytest.mark.skipif(
+    connections["default"].vendor != "postgresql", reason="only PostgreSQL ends what stands still"
+)
 COLLISIONS = [
     error(OperationalError, 1213, "Deadlock found"),
     error(OperationalError, 1205, "Lock wait timeout exceeded"),
@@ -125,3 +128,45 @@ def test_reads_where_it_writes(settings, ann, monkeypatch):
     Tokens.bulk_create([made])
     Tokens.using("default").get(token="b")
     assert "replica" not in connections
+
+
+# --- what stands still --------------------------------------------------------------------------------
+
+
+def limit():
+    """Return for how long the current transaction may stand still."""
+    with connections["default"].cursor() as cursor:
+        cursor.execute("SHOW idle_in_transaction_session_timeout")
+        return cursor.fetchone()[0]
+
+
+@ON_POSTGRESQL
+@pytest.mark.django_db(transaction=True)
+class TestStandstill:
+    def test_the_transaction_has_a_limit(self):
+        """It has, and nothing after it."""
+        with writing.brief_transaction("default"):
+            assert limit() == "30s"
+        assert limit() == "0"
+
+    @pytest.mark.parametrize(("own", "expected"), [("5s", "5s"), ("1min", "30s"), ("2h", "30s")])
+    def test_a_shorter_limit_of_the_site_stays(self, own, expected):
+        """Whatever its unit."""
+        with connections["default"].cursor() as cursor:
+            cursor.execute(f"SET idle_in_transaction_session_timeout = '{own}'")
+        with writing.brief_transaction("default"):
+            assert limit() == expected
+        connections["default"].close()
+
+    def test_somebodys_own_transaction_has_none(self):
+        """In an atomic block, or where they commit by hand."""
+        with transaction.atomic(), writing.brief_transaction("default"):
+            assert limit() == "0"
+        transaction.set_autocommit(False)
+        try:
+            with writing.brief_transaction("default"):
+                pass
+            assert limit() == "0"
+        finally:
+            transaction.rollback()
+            transaction.set_autocommit(True)
