@@ -138,7 +138,7 @@ def _claim_again(
             held.update(status=BatchStatus.UNKNOWN, code="WorkerLost")
             continue
         if most is not None and batch.pending > most:
-            part = _portion(batch, most)
+            part = _portion(batch, held, most, now)
             if part is None:
                 continue
             batch, held = part, batches().filter(pk=part.pk)
@@ -197,16 +197,18 @@ def _claim_planned(lane: BroadcastLane, count: int, now: datetime, until: dateti
             lanes().filter(pk=lane.pk).update(is_read=True)
             lane.is_read = True
             return None
-        part = _portion(batch, count) if batch.pending > count else batch
-        if part is not None:
-            held = batches().filter(pk=part.pk, status=BatchStatus.PLANNED)
-            claimed = _take(lane, part, held, now, until)
-            if claimed is not None:
-                return claimed
+        held = batches().filter(pk=batch.pk, status=BatchStatus.PLANNED)
+        if batch.pending > count and (part := _portion(batch, held, count, now)) is not None:
+            batch, held = part, batches().filter(pk=part.pk)
+        claimed = _take(lane, batch, held, now, until)
+        if claimed is not None:
+            return claimed
 
 
-def _portion(batch: BroadcastBatch, count: int) -> BroadcastBatch | None:
-    """Make a batch of the first tokens of one that is more than may be sent at once.
+def _portion(
+    batch: BroadcastBatch, held: QuerySet[BroadcastBatch], count: int, now: datetime
+) -> BroadcastBatch | None:
+    """Make a batch of the first tokens of one that is more than may be sent at once; it is due.
 
     None if a lost claimant has come back meanwhile. If none has, its claim is over: what it had to say
     would be about more tokens than the batch has.
@@ -219,7 +221,6 @@ def _portion(batch: BroadcastBatch, count: int) -> BroadcastBatch | None:
         "claim_no": batch.claim_no + is_lost,
     }
     resent = min(batch.resent, count)
-    held = batches().filter(pk=batch.pk, status=batch.status, claim_no=batch.claim_no, due_at=batch.due_at)
     if not held.update(
         pks=pack(rest),
         size=batch.size - count,
@@ -235,8 +236,7 @@ def _portion(batch: BroadcastBatch, count: int) -> BroadcastBatch | None:
         pending=count,
         sends=batch.sends,
         resent=resent,
-        due_at=batch.due_at,
-        claimed_at=batch.claimed_at,
+        due_at=now,
         code=batch.code,
         **shared,
     )
