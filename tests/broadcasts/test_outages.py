@@ -134,28 +134,23 @@ def test_a_probe_beside_what_came_late():
     assert lane_of(made).misses == GRACE + 1
 
 
-def shares(made):
-    """Return each batch's size, its sends and what it has resent, in the order of their making."""
-    return [(batch.size, batch.sends, batch.resent) for batch in batches_of(made)]
-
-
 def test_few_are_asked_about_again(monkeypatch):
     """Also of batches that wait for another try, when nothing else is left; the rest waits on."""
     monkeypatch.setattr(claims, "PROBE", 2)
-    monkeypatch.setattr(results, "backoff", lambda times: 10.0 * times)
     rows = make_tokens(20)
     unknown(*rows)
-    made = started(batch_size=10)
+    made = started(batch_size=10, max_sends=5)
     drained_for_long(made, times=2)
-    assert shares(made) == [(10, 2, 10), (10, 1, 0)]
     assert lane_of(made).misses == GRACE
+    assert {(batch.size, batch.resent) for batch in batches_of(made)} == {(10, 10), (10, 0)}
     drained(made)
-    assert shares(made) == [(10, 2, 10), (8, 1, 0), (2, 2, 2)]
+    assert sorted(batch.size for batch in batches_of(made)) == [2, 8, 10]
+    assert made.progress.resent == 12
     testing.reset()
     made = finished(made)
     assert made.status == BroadcastStatus.DONE
     assert counted(made) == {Outcome.ACCEPTED: 20}
-    assert shares(made) == [(10, 3, 20), (6, 2, 6), (2, 3, 4), (2, 2, 2)]
+    assert (made.progress.total, made.progress.resent) == (20, 32)
 
 
 def test_who_is_late_for_a_part_of_a_batch(monkeypatch):
