@@ -146,7 +146,9 @@ def let_time_pass(made):
     """Let everything that waits be due: leases, retries, holds, and what a provider has asked for."""
     day = timedelta(days=1)
     waiting = (BatchStatus.LEASED, BatchStatus.RETRY)
-    batches_of(made, status__in=waiting).update(due_at=F("due_at") - day)
+    # By key: MariaDB 10.11 writes one row's value to all rows of an UPDATE with a subquery of its own table.
+    keys = list(batches_of(made, status__in=waiting).values_list("pk", flat=True))
+    BroadcastBatch.objects.filter(pk__in=keys).update(due_at=F("due_at") - day)
     lanes = BroadcastLane.objects.filter(broadcast_id=made.pk)
     lanes.update(hold_until=None)
     RateBucket.objects.update(blocked_until=0.0, spoken_for=0.0)
