@@ -185,6 +185,7 @@ def test_each_push_is_sent_once(site):
     waiting = site.waiting()
     assert ("Shipped" in waiting, "canary" in waiting, "never" in waiting) == (True, False, False)
     assert site.emulator.state.accepted == {}
+    site.emulator.state.latency = 0.1  # or the first worker is done before the second is there
     site.start_workers()
     site.wait(lambda: sum(site.emulator.state.accepted.values()) >= MANY)
     time.sleep(1)
