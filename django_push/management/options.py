@@ -171,10 +171,12 @@ def _add_plan(parser: ArgumentParser) -> None:
         choices=UnknownPolicy.values,
         help="what may have been sent: send it again (the default), or never",
     )
-    group.add_argument("--max-sends", type=number(1, 10), metavar="N", help="in all, with retry (3)")
+    group.add_argument(
+        "--max-sends", type=number(1, 10), metavar="N", help="at most so often to one token (3)"
+    )
     group.add_argument("--batch-size", type=number(1, 1000), metavar="N", help="tokens per claim")
     group.add_argument("--key", help="a second run with the same key goes on with the first one's broadcast")
-    group.add_argument("--name", help="for people")
+    group.add_argument("--name", help="what it is called in lists")
     group.add_argument(
         "--as",
         dest="operator",
@@ -184,7 +186,7 @@ def _add_plan(parser: ArgumentParser) -> None:
 
 
 def _add_ways(parser: ArgumentParser) -> None:
-    group = parser.add_argument_group("way")
+    group = parser.add_argument_group("how to send")
     group.add_argument("--dry-run", action="store_true", help="say who would get what; send nothing")
     group.add_argument(
         "--enqueue", action="store_true", help="leave the sending to PUSH_DISPATCHER's workers, or push_tick"

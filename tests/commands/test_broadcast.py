@@ -825,7 +825,7 @@ def test_the_help_has_examples_and_exit_codes(capsys):
     with pytest.raises(SystemExit):
         run("push_broadcast", "--help")
     text = capsys.readouterr().out
-    parts = ["message:", "audience:", "plan:", "way:", "broadcasts that there are:", "options:"]
+    parts = ["message:", "audience:", "plan:", "how to send:", "broadcasts that there are:", "options:"]
     places = [text.index(f"\n{part}") for part in [*parts, "examples:", "exit codes:"]]
     assert places == sorted(places)
     assert "manage.py push_broadcast --everyone" in text
