@@ -26,6 +26,7 @@ from django_push.exceptions import AmbiguousBackend, InvalidAudience
 from django_push.models import TokenStatus, get_token_model
 from django_push.outcomes import Target, cut, mask
 from django_push.recipients import pages
+from django_push.tokens.writing import sqlstate
 
 EVERYONE = "everyone"
 #: The kinds of a specification, beside ``everyone``.
@@ -159,8 +160,7 @@ _OWN_FAULTS = (
 
 
 def _took_too_long(error: OperationalError) -> bool:
-    cause = error.__cause__
-    state = str(getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None))
+    state = sqlstate(error)
     # PostgreSQL: statement_timeout, temp_file_limit, too complex; MariaDB; MySQL
     return state in ("57014", "53400") or state.startswith("54") or _code(error) in (1969, 3024)
 

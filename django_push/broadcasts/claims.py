@@ -108,10 +108,10 @@ def _claim(broadcast: Broadcast, lane_id: int, count: int, lease: float, again_f
             return Idle(status=BroadcastStatus.EXPIRED)  # whoever drains it will say so
         if lane.hold_until and instant(lane.hold_until, using) > now:
             return Idle((instant(lane.hold_until, using) - now).total_seconds())
-        most = None
-        if lane.misses >= GRACE:
-            count = most = min(count, PROBE)
-            again_first = False
+        is_probe = lane.misses >= GRACE
+        if is_probe:
+            count, again_first = min(count, PROBE), False
+        most = count if is_probe else None
         until = now + timedelta(seconds=lease)
         claimed = _claim_again(broadcast, lane, now, until, most) if again_first else None
         claimed = claimed or _claim_next(broadcast, lane, count, now, until)
@@ -119,7 +119,7 @@ def _claim(broadcast: Broadcast, lane_id: int, count: int, lease: float, again_f
             claimed = _claim_again(broadcast, lane, now, until, most)
         if claimed is None:
             return _idle(lane, now)
-        if lane.misses >= GRACE:  # let nobody else try before this one has found out
+        if is_probe:  # let nobody else try before this one has found out
             lanes().filter(pk=lane.pk).update(hold_until=until)
         claimed.misses = lane.misses
         claimed.lease_ends = started + lease

@@ -201,7 +201,7 @@ def ask_for_workers(broadcast: int, count: int) -> None:
             wake("drain_broadcast", {"broadcast": broadcast, "wake": number})
             if time.monotonic() - began > LONG:
                 return
-    except Exception:
+    except Exception:  # whatever a queue's library raises, which is the caller's to judge
         rows.update(awake_until=None)  # push_tick may have it at once
         raise
 
@@ -219,8 +219,8 @@ def resume(broadcast: Broadcast, *, lane: str = "", workers: int | None = None) 
 
     def write() -> bool:
         with brief_transaction(database()):
-            row = lock_broadcast(broadcast.pk)
-            if row is None:
+            itself = lock_broadcast(broadcast.pk)
+            if itself is None:
                 return False
             paused = lock_lanes(_lanes_of(broadcast, lane).filter(status=LaneStatus.PAUSED))
             keys = [row.pk for row in paused if row.status == LaneStatus.PAUSED]
@@ -229,7 +229,7 @@ def resume(broadcast: Broadcast, *, lane: str = "", workers: int | None = None) 
             lanes().filter(pk__in=keys).update(
                 status=LaneStatus.RUNNING, pause_reason="", pause_detail="", misses=0, hold_until=None
             )
-            again = BroadcastStatus.RUNNING if row.started_at else BroadcastStatus.SCHEDULED
+            again = BroadcastStatus.RUNNING if itself.started_at else BroadcastStatus.SCHEDULED
             if lane and not keys:
                 return False
             return _change(broadcast, (BroadcastStatus.PAUSED,), again, pause_reason="") or bool(keys)

@@ -43,7 +43,7 @@ DEFAULT_BLOCK, LEAST_BLOCK, LONGEST_BLOCK = 60.0, 1.0, 3600.0
 #: A lane is left alone for so long after GRACE batches without an answer, doubled with each up to the
 #: last. Seconds.
 FIRST_HOLD, LAST_HOLD = 5.0, 300.0
-#: After so many, which is about eight hours, it is paused, until somebody has looked.
+#: After so many, which takes eight hours or more, it is paused, until somebody has looked.
 MOST_MISSES = 100
 #: How many request deadlines a lease lasts, and how many must be left of it for a request to go out:
 #: it may wait for a connection and for its Authorization before its own time begins.
@@ -196,10 +196,7 @@ class LaneDrainer:
                 self.is_stopped = self.is_over = True  # whoever looks around next says why
             if self.again:
                 again, request = self.again.popleft()
-                if self._is_stopping:
-                    again.result.unsent += request.targets
-                    self._close_if_done(again)
-                elif self._may_go(again, request):
+                if self._may_go(again, request):
                     return self._sent(again, request)
                 continue
             if self.current is None and not self._open_next():
@@ -247,9 +244,9 @@ class LaneDrainer:
         try:
             is_held = self._is_held(opened)
         except (OperationalError, InterfaceError):
-            opened.result.unsent += request.targets
+            self.again.appendleft((opened, request))  # it goes out when the database is back
             raise
-        if is_held and self.is_stopped:  # a cancel was found
+        if is_held and self._is_stopping:  # perhaps because a cancel was just found
             opened.result.unsent += request.targets
             self._close_if_done(opened)
             return False

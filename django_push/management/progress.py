@@ -216,6 +216,7 @@ class Bar(Screen):
     """A bar that is drawn anew, with what is waited for below it. Drawn by a thread of rich's."""
 
     def __init__(self, stream: Any) -> None:
+        # A stream for all that rich does with one, though by name it is none.
         self.console = Console(file=Quiet(stream), highlight=False)  # type: ignore[arg-type]
         self.live = Live(self, console=self.console, refresh_per_second=4, redirect_stdout=False)
         self.picture: Picture | None = None

@@ -153,7 +153,7 @@ def brief_transaction(using: str) -> Iterator[None]:
                     cursor.execute(_LIMIT, {"limit": f"{round(STANDSTILL * 1000)}ms"})
             yield
     except InternalError as error:
-        if _state(error) == "25P03":  # psycopg's class for this one
+        if sqlstate(error) == "25P03":  # psycopg's class for this one
             raise OperationalError(*error.args) from error
         raise
 
@@ -169,13 +169,13 @@ def is_collision(error: Exception) -> bool:
     code = error.args[0] if error.args else None
     return (
         code in (1020, 1205, 1213)  # MariaDB: record changed; MySQL: lock wait timeout, deadlock
-        or _state(error) in ("40001", "40P01")  # PostgreSQL: serialization failure, deadlock
+        or sqlstate(error) in ("40001", "40P01")  # PostgreSQL: serialization failure, deadlock
         or "database is locked" in str(error)  # SQLite
         or "database table is locked" in str(error)
     )
 
 
-def _state(error: Exception) -> str:
+def sqlstate(error: Exception) -> str:
     """Return PostgreSQL's SQLSTATE, "" for other databases' errors."""
     cause = error.__cause__
     return getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None) or ""

@@ -127,13 +127,15 @@ def test_it_expires_between_two_batches(monkeypatch):
     """What had not been sent by then never is, and it is said."""
     make_tokens(6)
     made = started(batch_size=2)
+    over = []
 
     def run_out():
         row = reloaded(made)
         row.expires_at = row.started_at
         row.save()
+        over.append(row)
 
-    drained(made, watch=once(run_out), is_stopped=after(4))
+    drained(made, watch=once(run_out), is_stopped=lambda: bool(over))
     ended = drained(made)
     assert ended.status == BroadcastStatus.EXPIRED
     assert lane_of(made).status == "cancelled"
@@ -663,6 +665,24 @@ def test_a_renewal_that_fails_beside_a_lost_answer(expo, impatient, monkeypatch)
     assert finished(made).status == BroadcastStatus.DONE
     assert sorted(t.value for r in transport.seen for t in r.targets) == [row.token for row in rows]
     assert (counted(made), made.progress.unknown) == ({Outcome.ACCEPTED: 200}, 100)
+
+
+@alone
+def test_a_renewal_that_fails_before_another_form(expo, impatient, monkeypatch):
+    """The request goes out when the database is back; its batch is not left until the lease ends."""
+    monkeypatch.setattr(lane, "LEAST_LEFT", 10.0)
+    make_expo_tokens(100)
+    made = started(batch_size=100)
+    transport = expo(two_projects)
+
+    def is_renewal(sql):
+        return len(transport.seen) == 1 and writes("batch")(sql)
+
+    with database_lost(1, is_renewal) as failed:
+        assert drained(made).status == BroadcastStatus.DONE
+    assert len(failed) == 1
+    assert [len(request.targets) for request in transport.seen] == [100, 50, 50]
+    assert (counted(made), made.progress.resent) == ({Outcome.ACCEPTED: 100}, 0)
 
 
 @pytest.mark.parametrize(("answer", "accepted"), [(all_ok, 100), (two_projects, 0)])

@@ -13,6 +13,7 @@ from django_push import enqueue_push, get_token_model, testing, wake
 from django_push.dispatch import MissingQueue, jobs
 
 celery = pytest.importorskip("celery", reason="NOT RUN: this needs Celery")
+# Only now: without Celery it cannot be imported.
 from django_push.dispatch.celery import TIME_LIMIT, CeleryDispatcher, NotQueued, run_job  # noqa: E402
 
 PATH = "django_push.dispatch.celery.CeleryDispatcher"
